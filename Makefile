@@ -1,0 +1,96 @@
+# strata: one driver, one binary. `make help` lists what there is.
+
+SHELL         := /bin/bash
+.SHELLFLAGS   := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+GO       ?= go
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS  := -s -w -X main.version=$(VERSION)
+BIN      := bin/strata
+# Packages with unit tests; the tests under test/ drive the real binary.
+UNITS    := ./cmd/... ./pkg/...
+FUZZTIME ?= 10s
+
+export VERSION
+
+##@ Build
+
+.PHONY: build
+build: ## Build bin/strata: pure Go, static.
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/strata
+
+.PHONY: image
+image: ## Build the container image strata:VERSION.
+	docker build --build-arg VERSION=$(VERSION) -t strata:$(VERSION) .
+
+.PHONY: clean
+clean: ## Remove what was built here.
+	rm -rf bin
+
+##@ Try
+
+.PHONY: demo
+demo: setup build ## Show the whole of it on real data: 24 generations of clones, under two minutes.
+	$(GO) run ./test/demo -strata $(BIN)
+
+.PHONY: setup
+setup: ## Install the Debian packages which demo and tests need (as root).
+	hack/setup.sh
+
+##@ Prove
+
+.PHONY: test
+test: ## Everything that proves strata: all tiers below but bench, with a summary.
+	hack/test.sh
+
+.PHONY: unit
+unit: ## Unit tests of every package.
+	$(GO) test -short $(UNITS)
+
+.PHONY: race
+race: ## Unit tests with the race detector.
+	CGO_ENABLED=1 $(GO) test -short -race -timeout 30m $(UNITS)
+
+.PHONY: conformance
+conformance: ## The contract of pkg/store, run on every backend.
+	hack/tier.sh conformance
+
+.PHONY: model
+model: ## Model checker: at least 200,000 operations over at least 200 seeds on the embedded store.
+	hack/tier.sh model
+
+.PHONY: crash
+crash: ## Crash at every write, power cut, fault at every operation.
+	hack/tier.sh crash
+
+.PHONY: fuzz
+fuzz: ## Every fuzz target for FUZZTIME each (default 10s).
+	FUZZTIME=$(FUZZTIME) hack/fuzz.sh
+
+.PHONY: interop
+interop: setup build ## nbdinfo, nbdcopy, qemu-img, qemu-io, fio, libnbd and nbdkit against the real server.
+	STRATA_BIN=$(CURDIR)/$(BIN) $(GO) test -v -count=1 -timeout 20m ./test/interop/...
+
+.PHONY: bench
+bench: ## Go benchmarks of every package.
+	$(GO) test -run '^$$' -bench . -benchmem $(UNITS)
+
+##@ Keep
+
+.PHONY: lint
+lint: ## golangci-lint with the rules of .golangci.yml.
+	hack/lint.sh run ./...
+
+.PHONY: update
+update: ## Regenerate generated code.
+	hack/update.sh
+
+.PHONY: verify
+verify: ## Check formatting, vet, go.mod, generated code and shell scripts.
+	hack/verify.sh
+
+.PHONY: help
+help: ## Print this.
+	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} \
+		/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Installs what `make test` and `make demo` need beyond Go, git and make, on Debian 12.
+# Does nothing, quickly, when all of it is there. Exits with 3 when something is
+# missing that it has no right to install.
+set -euo pipefail
+
+# package         what needs it
+packages=(
+  gcc             # the race detector
+  libc6-dev       # the race detector
+  protobuf-compiler # verify: generated code is current
+  e2fsprogs       # demo: mke2fs -d, debugfs, e2fsck
+  fio             # interop and demo
+  libnbd-bin      # nbdinfo, nbdcopy
+  nbdkit          # interop: a proxy in front of the store
+  python3-libnbd  # interop: requests that no honest client sends
+  qemu-utils      # qemu-img, qemu-io
+)
+
+missing=()
+for p in "${packages[@]}"; do
+  status=$(dpkg-query -W -f='${Status}' "$p" 2>/dev/null || true)
+  [[ $status == 'install ok installed' ]] || missing+=("$p")
+done
+if ((${#missing[@]} == 0)); then
+  exit 0
+fi
+
+install="apt-get install -y --no-install-recommends ${missing[*]}"
+if ((EUID != 0)); then
+  echo "setup: missing packages: ${missing[*]}" >&2
+  echo "setup: as root, run: $install" >&2
+  exit 3
+fi
+if ! command -v apt-get >/dev/null; then
+  echo "setup: this is not Debian; install by hand what these packages hold: ${missing[*]}" >&2
+  exit 3
+fi
+echo "setup: installing ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq </dev/null
+$install -qq </dev/null >/dev/null
