@@ -1,0 +1,108 @@
+package storeapi
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
+
+	"github.com/strata-csi/strata/pkg/store"
+)
+
+// SocketName is the file name of the API's unix socket in a data directory.
+const SocketName = "api.sock"
+
+// address is where a server listens: a unix socket's path or a host and port.
+type address struct {
+	network string // "unix" or "tcp"
+	value   string
+}
+
+// parseAddress accepts "unix:PATH", a path (it has a '/' or names a directory or a
+// socket), a data directory (its api.sock is meant), or host:port.
+func parseAddress(s string) (address, error) {
+	if s == "" {
+		return address{}, fmt.Errorf("store address is empty: %w", store.ErrInvalid)
+	}
+	path, unix := strings.CutPrefix(s, "unix:")
+	if !unix && !strings.Contains(s, "/") {
+		if _, _, err := net.SplitHostPort(s); err == nil {
+			return address{"tcp", s}, nil
+		}
+	}
+	if st, err := os.Stat(path); err == nil && st.IsDir() {
+		path = filepath.Join(path, SocketName)
+	} else if !unix && !strings.Contains(s, "/") && err != nil {
+		return address{}, fmt.Errorf("store address %q is neither host:port nor the path of a socket or data directory: %w", s, store.ErrInvalid)
+	}
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return address{}, fmt.Errorf("store address %q: %w", s, err)
+	}
+	return address{"unix", abs}, nil
+}
+
+// target is the address as gRPC names it.
+func (a address) target() string {
+	if a.network == "unix" {
+		return (&url.URL{Scheme: "unix", Path: a.value}).String()
+	}
+	return "passthrough:///" + a.value
+}
+
+// dialOptions: no proxy may stand between a tool and its store, and a store that
+// restarts is found again within a second or two.
+func dialOptions() []grpc.DialOption {
+	return []grpc.DialOption{
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithNoProxy(),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReply)),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 2, Jitter: 0.2, MaxDelay: 2 * time.Second},
+			MinConnectTimeout: 5 * time.Second,
+		}),
+	}
+}
+
+// pickEndpoint chooses among the NBD endpoints of a server reached at api: over a
+// unix socket the first one offered, over TCP the first TCP one. An endpoint that
+// listens on every address of its host is reached at the API's host.
+func pickEndpoint(api address, nbd []string) (*url.URL, error) {
+	for _, s := range nbd {
+		u, err := url.Parse(s)
+		if err != nil {
+			return nil, fmt.Errorf("NBD endpoint %q of the store: %w", s, err)
+		}
+		if api.network == "unix" {
+			return u, nil
+		}
+		if strings.HasSuffix(u.Scheme, "+unix") {
+			continue
+		}
+		if ip := net.ParseIP(u.Hostname()); ip != nil && ip.IsUnspecified() {
+			host, _, err := net.SplitHostPort(api.value)
+			if err != nil {
+				return nil, fmt.Errorf("store address %q: %w", api.value, err)
+			}
+			u.Host = net.JoinHostPort(host, u.Port())
+		}
+		return u, nil
+	}
+	return nil, fmt.Errorf("the store at %s serves NBD on none of the networks that reach it: %w", api.value, store.ErrUnsupported)
+}
+
+// exportURI is the endpoint with an export name.
+func exportURI(endpoint *url.URL, name string) string {
+	u := *endpoint
+	u.Path, u.RawPath = "/"+name, "/"+url.PathEscape(name)
+	return u.String()
+}

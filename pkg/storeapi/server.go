@@ -1,0 +1,140 @@
+package storeapi
+
+import (
+	"context"
+
+	"google.golang.org/grpc"
+
+	"github.com/strata-csi/strata/pkg/store"
+	"github.com/strata-csi/strata/pkg/storeapi/storepb"
+)
+
+// Server offers a store over gRPC. It owns nothing: whoever made the store closes
+// it, after the grpc.Server has stopped.
+type Server struct {
+	storepb.UnimplementedStoreServer
+	full store.Full
+	nbd  []string
+}
+
+// NewServer makes a server of full. nbd are the endpoints where its bytes are
+// served: NBD URIs without a
+// name, the preferred one first.
+func NewServer(full store.Full, nbd ...string) *Server {
+	return &Server{full: full, nbd: nbd}
+}
+
+// Register adds the service to g.
+func (s *Server) Register(g grpc.ServiceRegistrar) {
+	storepb.RegisterStoreServer(g, s)
+}
+
+// Create implements storepb.StoreServer.
+func (s *Server) Create(ctx context.Context, r *storepb.CreateRequest) (*storepb.Info, error) {
+	return oneInfo(s.full.Create(ctx, specFromProto(r)))
+}
+
+// Snapshot implements storepb.StoreServer.
+func (s *Server) Snapshot(ctx context.Context, r *storepb.SnapshotRequest) (*storepb.Info, error) {
+	return oneInfo(s.full.Snapshot(ctx, store.ID(r.GetImage()), r.GetName()))
+}
+
+// Stat implements storepb.StoreServer.
+func (s *Server) Stat(ctx context.Context, r *storepb.ObjectRequest) (*storepb.Info, error) {
+	return oneInfo(s.full.Stat(ctx, store.ID(r.GetId())))
+}
+
+// Lookup implements storepb.StoreServer.
+func (s *Server) Lookup(ctx context.Context, r *storepb.LookupRequest) (*storepb.Info, error) {
+	return oneInfo(s.full.Lookup(ctx, r.GetRef()))
+}
+
+// Resize implements storepb.StoreServer.
+func (s *Server) Resize(ctx context.Context, r *storepb.ResizeRequest) (*storepb.Info, error) {
+	return oneInfo(s.full.Resize(ctx, store.ID(r.GetImage()), r.GetSize()))
+}
+
+// Remove implements storepb.StoreServer.
+func (s *Server) Remove(ctx context.Context, r *storepb.ObjectRequest) (*storepb.Empty, error) {
+	return done(s.full.Remove(ctx, store.ID(r.GetId())))
+}
+
+// Revert implements storepb.StoreServer.
+func (s *Server) Revert(ctx context.Context, r *storepb.RevertRequest) (*storepb.Empty, error) {
+	return done(s.full.Revert(ctx, store.ID(r.GetImage()), store.ID(r.GetSnapshot())))
+}
+
+// Usage implements storepb.StoreServer.
+func (s *Server) Usage(ctx context.Context, r *storepb.ObjectRequest) (*storepb.UsageReply, error) {
+	u, err := s.full.Usage(ctx, store.ID(r.GetId()))
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return usageToProto(u), nil
+}
+
+// Status implements storepb.StoreServer.
+func (s *Server) Status(ctx context.Context, _ *storepb.StatusRequest) (*storepb.StatusReply, error) {
+	st, err := s.full.Status(ctx)
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return statusToProto(st), nil
+}
+
+// Publish implements storepb.StoreServer.
+func (s *Server) Publish(ctx context.Context, r *storepb.PublishRequest) (*storepb.Publication, error) {
+	p, err := s.full.Publish(ctx, store.ID(r.GetId()), r.GetNode(), r.GetReadOnly())
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return publicationToProto(p), nil
+}
+
+// Unpublish implements storepb.StoreServer.
+func (s *Server) Unpublish(ctx context.Context, r *storepb.UnpublishRequest) (*storepb.Empty, error) {
+	return done(s.full.Unpublish(ctx, store.ID(r.GetId()), r.GetNode()))
+}
+
+// StartFlatten implements storepb.StoreServer.
+func (s *Server) StartFlatten(ctx context.Context, r *storepb.ObjectRequest) (*storepb.Job, error) {
+	j, err := s.full.StartFlatten(ctx, store.ID(r.GetId()))
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return jobToProto(j), nil
+}
+
+// PauseJob implements storepb.StoreServer.
+func (s *Server) PauseJob(ctx context.Context, r *storepb.JobRequest) (*storepb.Empty, error) {
+	return done(s.full.PauseJob(ctx, r.GetJob()))
+}
+
+// ResumeJob implements storepb.StoreServer.
+func (s *Server) ResumeJob(ctx context.Context, r *storepb.JobRequest) (*storepb.Empty, error) {
+	return done(s.full.ResumeJob(ctx, r.GetJob()))
+}
+
+// CancelJob implements storepb.StoreServer.
+func (s *Server) CancelJob(ctx context.Context, r *storepb.JobRequest) (*storepb.Empty, error) {
+	return done(s.full.CancelJob(ctx, r.GetJob()))
+}
+
+// Endpoints implements storepb.StoreServer.
+func (s *Server) Endpoints(context.Context, *storepb.EndpointsRequest) (*storepb.EndpointsReply, error) {
+	return &storepb.EndpointsReply{Nbd: s.nbd}, nil
+}
+
+func oneInfo(i store.Info, err error) (*storepb.Info, error) {
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return infoToProto(i), nil
+}
+
+func done(err error) (*storepb.Empty, error) {
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return &storepb.Empty{}, nil
+}
