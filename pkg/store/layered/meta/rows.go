@@ -1,0 +1,158 @@
+package meta
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"hash/crc32"
+	"time"
+
+	"github.com/strata-csi/strata/pkg/store"
+)
+
+// LayerID names a layer for ever; 0 means none.
+type LayerID uint64
+
+// Image is the row of an image.
+type Image struct {
+	ID store.ID `json:"id"`
+	// Name is bound only while the image is not removed; a tombstone keeps it for
+	// display.
+	Name      string       `json:"name"`
+	Created   time.Time    `json:"created"`
+	BlockSize int          `json:"blockSize"`
+	Policy    store.Policy `json:"policy"`
+	Digest    string       `json:"digest,omitempty"`
+	// Head is the writable layer, 0 once removed.
+	Head LayerID `json:"head,omitempty"`
+	// Root is the bottom own layer.
+	Root LayerID `json:"root,omitempty"`
+	// Removed makes the row a tombstone.
+	Removed bool `json:"removed,omitempty"`
+	// Poison is why the image is read-only for ever, "" if it is not.
+	Poison string `json:"poison,omitempty"`
+	// Epoch is the last publication epoch handed out.
+	Epoch uint64 `json:"epoch,omitempty"`
+}
+
+// Snapshot is the row of a named snapshot.
+type Snapshot struct {
+	ID store.ID `json:"id"`
+	// Image is the owner; its row outlives it as a tombstone.
+	Image store.ID `json:"image"`
+	Name  string   `json:"name"`
+	// Layer is the sealed layer whose view the snapshot is.
+	Layer   LayerID   `json:"layer"`
+	Created time.Time `json:"created"`
+	Digest  string    `json:"digest,omitempty"`
+}
+
+// Layer is the row of a layer.
+type Layer struct {
+	ID LayerID
+	// Image is the owner.
+	Image store.ID
+	// Parent is the layer below, 0 for none.
+	Parent LayerID
+	// Overlap is how many bytes of the parent show through, Size how many the layer
+	// describes. Overlap <= Size.
+	Overlap, Size int64
+	// Sealed layers never change what they show.
+	Sealed bool
+	// Data counts data blocks: exact once sealed, 0 for a head.
+	Data int64
+	// Merging is the other side of a merge whose intent is taken, 0 for none. A
+	// layer with it set takes no new child and no new snapshot.
+	Merging LayerID
+}
+
+// Publication is the row of a publication, keyed by object and node.
+type Publication struct{ store.Publication }
+
+// Intent is a change in several steps; start-up finishes or undoes it.
+type Intent struct {
+	// ID is assigned by PutIntent and rises.
+	ID    uint64   `json:"id"`
+	Kind  string   `json:"kind"`
+	Layer LayerID  `json:"layer,omitempty"`
+	Other LayerID  `json:"other,omitempty"`
+	Image store.ID `json:"image,omitempty"`
+	Push  bool     `json:"push,omitempty"`
+}
+
+// Job is the opaque row of a background job.
+type Job struct {
+	ID  string
+	Row []byte
+}
+
+const (
+	sumSize       = 4
+	layerFixed    = 41
+	flagSealed    = 1 << 0
+	layerFlagsAll = flagSealed
+)
+
+func checksum(key, content []byte) uint32 {
+	table := crc32.MakeTable(crc32.Castagnoli)
+	return crc32.Update(crc32.Checksum(key, table), table, content)
+}
+
+// sealRow prefixes content with its checksum.
+func sealRow(key, content []byte) []byte {
+	row := binary.BigEndian.AppendUint32(make([]byte, 0, sumSize+len(content)), checksum(key, content))
+	return append(row, content...)
+}
+
+// openRow checks a row and returns its content, which aliases the row.
+func openRow(b bucket, key, row []byte) ([]byte, error) {
+	if len(row) < sumSize || binary.BigEndian.Uint32(row) != checksum(key, row[sumSize:]) {
+		return nil, fmt.Errorf("catalogue: row %x in %s does not match its checksum: %w", key, b, store.ErrCorrupt)
+	}
+	return row[sumSize:], nil
+}
+
+func encodeJSON(v any) ([]byte, error) {
+	out, err := json.Marshal(v)
+	if err != nil {
+		return nil, fmt.Errorf("catalogue: encode %T: %w", v, err)
+	}
+	return out, nil
+}
+
+func decodeJSON(b bucket, key, content []byte, v any) error {
+	if err := json.Unmarshal(content, v); err != nil {
+		return fmt.Errorf("catalogue: row %x in %s: %v: %w", key, b, err, store.ErrCorrupt)
+	}
+	return nil
+}
+
+func encodeLayer(l Layer) []byte {
+	c := make([]byte, 0, layerFixed+len(l.Image))
+	c = binary.BigEndian.AppendUint64(c, uint64(l.Parent))
+	c = binary.BigEndian.AppendUint64(c, uint64(l.Overlap))
+	c = binary.BigEndian.AppendUint64(c, uint64(l.Size))
+	c = binary.BigEndian.AppendUint64(c, uint64(l.Data))
+	c = binary.BigEndian.AppendUint64(c, uint64(l.Merging))
+	var flags byte
+	if l.Sealed {
+		flags |= flagSealed
+	}
+	return append(append(c, flags), l.Image...)
+}
+
+func decodeLayer(id LayerID, c []byte) (Layer, error) {
+	if len(c) <= layerFixed || c[40]&^layerFlagsAll != 0 {
+		return Layer{}, fmt.Errorf("catalogue: row of layer %d is malformed: %w", id, store.ErrCorrupt)
+	}
+	return Layer{
+		ID:      id,
+		Parent:  LayerID(binary.BigEndian.Uint64(c)),
+		Overlap: int64(binary.BigEndian.Uint64(c[8:])),
+		Size:    int64(binary.BigEndian.Uint64(c[16:])),
+		Data:    int64(binary.BigEndian.Uint64(c[24:])),
+		Merging: LayerID(binary.BigEndian.Uint64(c[32:])),
+		Sealed:  c[40]&flagSealed != 0,
+		Image:   store.ID(c[layerFixed:]),
+	}, nil
+}
