@@ -23,6 +23,8 @@ type Image struct {
 	BlockSize int          `json:"blockSize"`
 	Policy    store.Policy `json:"policy"`
 	Digest    string       `json:"digest,omitempty"`
+	// Origin is the snapshot or image it was cloned from, "" for none.
+	Origin store.ID `json:"origin,omitempty"`
 	// Head is the writable layer, 0 once removed.
 	Head LayerID `json:"head,omitempty"`
 	// Root is the bottom own layer.
