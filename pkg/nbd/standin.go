@@ -1,0 +1,80 @@
+package nbd
+
+// begin marks the start of an inline call. What the driver knows at this moment
+// (the turn, the mark) is what a stand-in takes over.
+func (s *session) begin() {
+	s.mark = len(s.t.out)
+	s.word++
+	s.call.Store(s.word)
+	// The store comes before the load here, and the watch clears the flag before
+	// it looks at the word: one of the two sees the other.
+	if !s.armed.Load() && s.armed.CompareAndSwap(false, true) {
+		s.watch.Reset(standInTick)
+	}
+}
+
+// end marks the end of the call that began with word; false if a stand-in has
+// become the driver, in which case nothing of the driver's may be touched.
+func (s *session) finishCall(word uint64) bool {
+	if !s.call.CompareAndSwap(word, word+1) {
+		s.mu.Lock() // the stand-in has copied what it needs once it lets go of mu
+		s.mu.Unlock()
+		return false
+	}
+	s.word = word + 1
+	return true
+}
+
+// look is called by the watch. It runs once per tick while requests are handled
+// inline and stops by itself when there are none.
+func (s *session) look() {
+	word := s.call.Load()
+	if word != s.seen {
+		s.seen = word
+		s.watch.Reset(standInTick)
+		return
+	}
+	if word%2 == 1 {
+		s.replace(word)
+		s.watch.Reset(standInTick)
+		return
+	}
+	s.armed.Store(false)
+	if s.call.Load() != word && s.armed.CompareAndSwap(false, true) {
+		s.watch.Reset(standInTick)
+	}
+}
+
+// replace makes a new goroutine the driver while the present one is stuck in the
+// call numbered word. Without a free turn or slot the connection just waits.
+func (s *session) replace(word uint64) {
+	select {
+	case s.slots <- struct{}{}:
+	default:
+		return
+	}
+	t := s.mem.tryTurn()
+	if t == nil {
+		<-s.slots
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over || !s.call.CompareAndSwap(word, word+1) {
+		s.mem.freeTurn(t)
+		<-s.slots
+		return
+	}
+	old := s.t
+	t.w = copy(t.in, old.in[old.r:old.w])
+	t.out = append(t.out, old.out[:s.mark]...)
+	s.t, s.word, s.slow = t, word+1, slowRequests
+	s.live++
+	go s.standIn()
+}
+
+// standIn sends what the former driver had ready and drives on.
+func (s *session) standIn() {
+	s.flush()
+	s.drive()
+}
