@@ -116,10 +116,12 @@ func (s *story) survivors() ([]survivor, error) {
 	for g := range generations + 1 {
 		for _, ref := range []string{image(g), snapshot(g)} {
 			_, err := s.store.strata(s.ctx, "info", ref)
-			if removed[ref] != (err != nil) {
-				return nil, fmt.Errorf("%s: removed is %v, but info says: %v", ref, removed[ref], err)
-			}
-			if err == nil {
+			switch {
+			case removed[ref] && err == nil:
+				return nil, fmt.Errorf("%s was removed and is still there", ref)
+			case !removed[ref] && err != nil:
+				return nil, fmt.Errorf("%s was not removed: %w", ref, err)
+			case !removed[ref]:
 				left = append(left, survivor{ref, g})
 			}
 		}

@@ -51,8 +51,11 @@ func tryFio(l *tool, uri string, options ...string) (fioJob, error) {
 	var doc struct {
 		Jobs []fioJob `json:"jobs"`
 	}
-	if err := json.Unmarshal(text, &doc); err != nil || len(doc.Jobs) != 1 {
-		return fioJob{}, fmt.Errorf("fio: report %v in %s", err, text)
+	if err := json.Unmarshal(text, &doc); err != nil {
+		return fioJob{}, fmt.Errorf("fio: report %s: %w", text, err)
+	}
+	if len(doc.Jobs) != 1 {
+		return fioJob{}, fmt.Errorf("fio: report on %d jobs: %s", len(doc.Jobs), text)
 	}
 	if doc.Jobs[0].Error != 0 {
 		return fioJob{}, fmt.Errorf("fio: error %d: %s", doc.Jobs[0].Error, text)
