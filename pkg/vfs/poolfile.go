@@ -100,7 +100,7 @@ func (f *poolFile) reopen(op string) (File, error) {
 		return nil, err
 	}
 	f.file = file
-	f.used.Store(true)
+	f.used.Store(false) // one use earns the place at the back of the queue and no more
 	f.pool.mu.Lock()
 	f.at = f.pool.idle.PushBack(f)
 	f.pool.mu.Unlock()
