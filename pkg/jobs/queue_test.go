@@ -228,7 +228,9 @@ func TestOpenGoesOn(t *testing.T) {
 		row("3", store.JobFlatten, "paused", store.JobPaused), row("4", "defrag", "x", store.JobQueued),
 		row("5", store.JobFlatten, "failed", store.JobQueued), twin, row("0", store.JobFlatten, "first", store.JobQueued))
 	inBubble(t, Options{}, log, func(t *testing.T, q *Queue, s *stage) {
-		wantOrder(t, s, "ran", "first")
+		if got := s.order(); len(got) != 2 || !slices.Contains(got, "ran") || !slices.Contains(got, "first") {
+			t.Fatalf("started %v, want ran and first", got)
+		}
 		for id, want := range map[string]store.JobState{"1": store.JobRunning, "3": store.JobPaused, "4": store.JobFailed, "5": store.JobQueued} {
 			if j := wantState(t, q, id, want); j.Done != 5 || j.Copied != 3 {
 				t.Errorf("job %+v lost its progress", j)
