@@ -30,7 +30,8 @@ type storeProcess struct {
 
 // start serves the data directory and returns when the store answers.
 func (p *storeProcess) start(ctx context.Context, more ...string) error {
-	p.cmd = exec.Command(p.binary, append([]string{"store", "--data", p.dir}, more...)...)
+	// The demo attaches no kernel device, so it does without CAP_SYS_RESOURCE.
+	p.cmd = exec.Command(p.binary, append([]string{"store", "--data", p.dir, "--allow-unsafe"}, more...)...)
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := p.cmd.Start(); err != nil {

@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	// budget is the bytes in flight which the store of these tests may hold.
-	budget = 128 * mib
+	// budget is the bytes in flight which the store may hold.
+	budget = 256 * mib
 	// allowance is what the process may take beside them: the runtime, the
 	// catalogue, maps and caches, goroutine stacks and socket buffers in user space.
 	allowance = 256 * mib
@@ -43,7 +43,7 @@ func (s *server) honest(l *tool, uri string) {
 
 func startForExhaustion(t *testing.T) *server {
 	t.Helper()
-	s := start(t, "--memory", "128M")
+	s := start(t)
 	s.strata("create", "--size", "64M", "honest")
 	for _, name := range []string{"victim-unix", "victim-tcp"} {
 		s.strata("create", "--size", "256M", name)

@@ -13,7 +13,7 @@ import (
 // what was copied before counts: nothing is copied twice, and no byte changes.
 func TestFlattenUnderFio(t *testing.T) {
 	l, compare, kit := need(t, "fio"), need(t, "qemu-img"), need(t, "nbdkit")
-	s := start(t, "--rate", "64M")
+	s := start(t, "--copy-rate", "64M")
 	rng := seeded(t)
 	const size = 384 * mib
 	golden := randomFile(t, size)

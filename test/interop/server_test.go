@@ -49,8 +49,9 @@ func start(t *testing.T, args ...string) *server {
 
 func (s *server) launch(more ...string) {
 	s.t.Helper()
+	// Nothing here is a kernel device, so the right to CAP_SYS_RESOURCE is not needed.
 	args := append([]string{
-		"store", "--data", s.dir, "--listen", "tcp://" + s.tcp, "--open-tcp",
+		"store", "--data", s.dir, "--listen", "tcp://" + s.tcp, "--open-tcp", "--allow-unsafe",
 	}, s.args...)
 	s.cmd = exec.Command(strataBin, append(args, more...)...)
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
