@@ -48,9 +48,6 @@ type Wish struct {
 func Negotiate(ctx context.Context, nc net.Conn, export string, w Wish) (Negotiated, error) {
 	stop := context.AfterFunc(ctx, func() { nc.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	if d, ok := ctx.Deadline(); ok {
-		nc.SetDeadline(d)
-	}
 	g := &greeter{nc: nc, export: export}
 	g.n = Negotiated{MinBlock: 1, PreferredBlock: 4096, MaxPayload: MaxPayload}
 	err := g.run(w)

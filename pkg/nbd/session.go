@@ -57,12 +57,11 @@ type session struct {
 	idle chan struct{} // closed then
 
 	// The fields below belong to the driver.
-	t     *turn
-	word  uint64
-	slow  int
-	mark  int // length of t.out when the inline call began
-	park  func()
-	ended bool
+	t    *turn
+	word uint64
+	slow int
+	mark int // length of t.out when the inline call began
+	park func()
 }
 
 func newSession(c *Conn, ex Export, h *handshake) *session {
@@ -90,8 +89,8 @@ func newSession(c *Conn, ex Export, h *handshake) *session {
 func (s *session) run() error {
 	s.drive()
 	<-s.idle
-	if err := s.out.failure(); err != nil && s.end == nil {
-		return err
+	if err := s.out.failure(); err != nil {
+		return err // it closed the connection, which ended the reading
 	}
 	if errors.Is(s.end, io.EOF) || errors.Is(s.end, errStopped) {
 		return nil

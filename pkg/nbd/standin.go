@@ -1,19 +1,22 @@
 package nbd
 
-// begin marks the start of an inline call. What the driver knows at this moment
-// (the turn, the mark) is what a stand-in takes over.
-func (s *session) begin() {
+// begin marks the start of an inline call and returns its number. What the driver
+// knows at this moment (the turn, the mark) is what a stand-in takes over; from now
+// on nothing of the driver's may be touched until finishCall agrees.
+func (s *session) begin() (word uint64) {
 	s.mark = len(s.t.out)
 	s.word++
-	s.call.Store(s.word)
+	word = s.word
+	s.call.Store(word)
 	// The store comes before the load here, and the watch clears the flag before
 	// it looks at the word: one of the two sees the other.
 	if !s.armed.Load() && s.armed.CompareAndSwap(false, true) {
 		s.watch.Reset(standInTick)
 	}
+	return word
 }
 
-// end marks the end of the call that began with word; false if a stand-in has
+// finishCall marks the end of the call numbered word; false if a stand-in has
 // become the driver, in which case nothing of the driver's may be touched.
 func (s *session) finishCall(word uint64) bool {
 	if !s.call.CompareAndSwap(word, word+1) {

@@ -143,8 +143,8 @@ func (s *session) serveInline(req request) (driving bool) {
 	t := s.t
 	payload := t.in[t.r : t.r+req.inlinePayload()]
 	t.r += len(payload)
-	s.begin()
-	mark, word := s.mark, s.word
+	mark := len(t.out)
+	word := s.begin()
 	reply := s.serve(t.out[mark:mark], payload, req)
 	if s.finishCall(word) {
 		t.out = t.out[:mark+len(reply)]
