@@ -208,6 +208,38 @@ func TestNoConflictNoWait(t *testing.T) {
 	locks.Lock(0, math.MaxInt64).Unlock()
 }
 
+// TestRangeBeyondTheLargestOffset: it ends there, and is held up to there.
+func TestRangeBeyondTheLargestOffset(t *testing.T) {
+	var locks Locks
+	first := locks.Lock(math.MaxInt64-100, math.MaxInt64)
+	second := make(chan Guard, 1)
+	go func() { second <- locks.Lock(math.MaxInt64-1, 1) }()
+	locks.arrived(2)
+	select {
+	case <-second:
+		t.Fatal("the end of the range is not held")
+	default:
+	}
+	first.Unlock()
+	(<-second).Unlock()
+}
+
+// TestShardsOfARequest: a block takes one mutex, also at the end of a region.
+func TestShardsOfARequest(t *testing.T) {
+	const region = 1 << regionBits
+	for _, c := range []struct {
+		off, n int64
+		want   int
+	}{{0, 1, 1}, {region - 4096, 4096, 1}, {region - 1, 2, 2}, {0, 4 * region, 4}, {1, 15 * region, 16}, {0, 1 << 40, 16}} {
+		var locks Locks
+		g := locks.Lock(c.off, c.n)
+		if got := locks.places(); got != c.want {
+			t.Errorf("[%d,+%d) is in %d shards, want %d", c.off, c.n, got, c.want)
+		}
+		g.Unlock()
+	}
+}
+
 func TestSecondUnlockPanics(t *testing.T) {
 	for _, n := range []int64{1, 1 << 30} {
 		var locks Locks
