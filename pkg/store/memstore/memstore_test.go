@@ -18,3 +18,24 @@ func TestConformance(t *testing.T) {
 		},
 	})
 }
+
+// machine keeps a memstore through closes and crashes.
+type machine struct{ s *memstore.Store }
+
+func (m *machine) Open() (store.Full, error) {
+	if m.s == nil {
+		m.s = memstore.New()
+	} else {
+		m.s = m.s.Reopen()
+	}
+	return m.s, nil
+}
+
+func (m *machine) Crash() error {
+	m.s = m.s.Reopen()
+	return nil
+}
+
+func TestModel(t *testing.T) {
+	storetest.Model(t, func(*testing.T) storetest.Machine { return &machine{} }, storetest.Options{Seeds: 20})
+}

@@ -7,17 +7,17 @@ import (
 	"github.com/strata-csi/strata/pkg/store"
 )
 
-// kin is a small family: an image with two snapshots, a clone of the first with a
+// relative is one of a small family: an image with two snapshots, a clone of the first with a
 // snapshot of its own, a clone of that, and a clone of the image itself.
-type kin struct {
+type relative struct {
 	info store.Info
 	want []byte
 }
 
-func (s *suite) family() []kin {
+func (s *suite) family() []relative {
 	s.Helper()
-	var all []kin
-	add := func(i store.Info) { all = append(all, kin{i, s.read(i.ID)}) }
+	var all []relative
+	add := func(i store.Info) { all = append(all, relative{i, s.read(i.ID)}) }
 	a := s.create("a", 8*blk)
 	s.write(a.ID, 0, random(1, 6*blk))
 	a1 := s.snapshot(a.ID, "1")
@@ -56,14 +56,14 @@ func (s *suite) TestRemoveAnyOrder() {
 			s.remove(all[v].info.ID)
 			story = append(story, all[v].info.Ref())
 			all[v].want = nil
-			s.wantKin(all, "after removing "+strings.Join(story, ", "))
+			s.wantRelatives(all, "after removing "+strings.Join(story, ", "))
 		}
 		s.settle()
 		s.wantCount(0, 0)
 	}
 }
 
-func (s *suite) wantKin(all []kin, what string) {
+func (s *suite) wantRelatives(all []relative, what string) {
 	s.Helper()
 	for _, k := range all {
 		if k.want != nil {

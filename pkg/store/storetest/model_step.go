@@ -1,0 +1,333 @@
+package storetest
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+
+	"github.com/strata-csi/strata/pkg/store"
+)
+
+// ending says what happens to the store while a step is under way.
+type ending int
+
+const (
+	endNone  ending = iota
+	endCrash        // the process ends, the machine stays up
+	endClose        // the store is closed and opened again
+)
+
+// step is one structural operation with writers, and a reader, at the same time.
+type step struct {
+	action  action
+	ending  ending
+	writers []*writer
+	reader  *reader
+	err     error // of the structural operation
+	closed  error // of Close
+	overlap bool  // two writers had calls inside one structural operation
+	churn   churn
+}
+
+// step runs one step and brings the oracle to what happened. It tells whether the
+// store was closed or crashed.
+func (w *world) step() (ended bool, err error) {
+	st, err := w.planStep()
+	if err != nil {
+		return false, err
+	}
+	w.n.steps.Add(1)
+	w.tell("%s%s; writers: %s", st.action.label(), []string{"", ", crash", ", close"}[st.ending], st.who())
+	if err := w.perform(st); err != nil {
+		return false, err
+	}
+	w.countStep(st)
+	if err := w.judge(st); err != nil {
+		return false, err
+	}
+	return st.ending != endNone, w.resolve(st)
+}
+
+func (st *step) who() string {
+	text := ""
+	for _, wr := range st.writers {
+		text += fmt.Sprintf("%s[blocks %d-%d] ", wr.t.ref(), wr.off/blk, (wr.off+wr.length)/blk-1)
+	}
+	return text
+}
+
+func (w *world) planStep() (*step, error) {
+	st := &step{action: w.planAction()}
+	switch w.rng.IntN(24) {
+	case 0, 1:
+		st.ending = endCrash
+	case 2:
+		st.ending = endClose
+	}
+	for _, t := range st.action.closes() {
+		if err := w.close(t); err != nil {
+			return nil, err
+		}
+	}
+	if err := w.planWriters(st); err != nil {
+		return nil, err
+	}
+	return st, w.planReader(st)
+}
+
+// planWriters places two or three writers, on the target of the structural operation
+// where that is allowed, and on others. Their windows never meet.
+func (w *world) planWriters(st *step) error {
+	target := st.action.target()
+	for i := range 2 + w.rng.IntN(2) {
+		t := w.pickImage(st.action.closes()...)
+		if target != nil && (i == 0 && w.rng.IntN(5) > 0 || i == 1 && w.rng.IntN(2) == 0) {
+			t = target
+		}
+		off, length := w.window(st, t)
+		if length == 0 {
+			continue
+		}
+		if err := w.open(t); err != nil {
+			return err
+		}
+		wr := &writer{
+			t: t, off: off, length: length, before: make([]byte, length), alarm: make(chan struct{}),
+			rng:  rand.New(rand.NewPCG(w.rng.Uint64(), uint64(i))),
+			warm: w.rng.IntN(3),
+		}
+		wr.ahead = wr.warm + w.rng.IntN(20)
+		wr.least = wr.ahead + 1 + w.rng.IntN(12)
+		wr.alarmAt = int64(wr.warm + w.rng.IntN(30))
+		if _, err := t.twin.ReadAt(wr.before, off); err != nil {
+			return fmt.Errorf("read the oracle's %s: %w", t.ref(), err)
+		}
+		st.writers = append(st.writers, wr)
+	}
+	if len(st.writers) < 2 {
+		return fmt.Errorf("%d writers found room: the harness is wrong", len(st.writers))
+	}
+	return nil
+}
+
+// window finds free blocks of an image, away from what the structural operation cuts.
+func (w *world) window(st *step, t *thing) (off, length int64) {
+	limit := t.size
+	if t == st.action.target() {
+		limit = min(limit, st.action.bound())
+	}
+	blocks := limit / blk
+	for range 50 {
+		n := min(pick(w.rng, []int64{1, 4, 8, 16, 64}), max(1, blocks/4))
+		off = w.rng.Int64N(blocks-n+1) * blk
+		if w.rng.IntN(2) == 0 {
+			off = min(off, w.rng.Int64N(min(blocks-n, 8)+1)*blk) // where it is hot
+		}
+		free := true
+		for _, other := range st.writers {
+			if other.t == t && off < other.off+other.length && other.off < off+n*blk {
+				free = false
+			}
+		}
+		if free {
+			return off, n * blk
+		}
+	}
+	return 0, 0
+}
+
+// planReader lets somebody read a view that the step does not change: a snapshot that
+// is not being removed, or an image without writers.
+func (w *world) planReader(st *step) error {
+	busy := append(st.action.closes(), st.action.target())
+	for _, wr := range st.writers {
+		busy = append(busy, wr.t)
+	}
+	t := w.pickImage(busy...)
+	var quiet []*thing
+	for _, s := range w.snaps {
+		gone := false
+		for _, b := range busy {
+			gone = gone || b == s
+		}
+		if !gone {
+			quiet = append(quiet, s)
+		}
+	}
+	if len(quiet) > 0 && (t == nil || w.rng.IntN(3) > 0) {
+		t = pick(w.rng, quiet)
+	}
+	if t == nil {
+		return nil
+	}
+	want, err := readRange(w.ctx, w.oracle, t.model, 0, t.size)
+	if err != nil {
+		return fmt.Errorf("read the oracle's %s: %w", t.ref(), err)
+	}
+	dev, err := w.real.Open(w.ctx, t.real)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", t.ref(), err)
+	}
+	st.reader = &reader{t: t, dev: dev, want: want, rng: rand.New(rand.NewPCG(w.rng.Uint64(), 9))}
+	return nil
+}
+
+// perform runs the goroutines of a step to their end.
+func (w *world) perform(st *step) error {
+	g := &gate{begun: make(chan struct{}), over: make(chan struct{})}
+	var all sync.WaitGroup
+	for _, wr := range st.writers {
+		g.warm.Add(1)
+		all.Go(func() { wr.run(g) })
+	}
+	if st.reader != nil {
+		all.Go(func() { st.reader.run(g) })
+	}
+	g.warm.Wait()
+	var acted sync.WaitGroup
+	acted.Go(func() { w.act(st, g) })
+	var err error
+	switch st.ending {
+	case endNone:
+		acted.Wait()
+	case endCrash:
+		<-st.writers[0].alarm
+		err = crash(w.m, w.real)
+	case endClose:
+		<-st.writers[0].alarm
+		st.closed = w.real.Close()
+	}
+	close(g.over)
+	all.Wait()
+	acted.Wait()
+	if st.ending == endNone && st.reader != nil {
+		err = st.reader.dev.Close()
+	}
+	return err
+}
+
+// act runs the structural operation and notes how far the writers were. When it was
+// too quick to meet two writers, others that leave nothing behind follow until one
+// does, or the writers have done their share.
+func (w *world) act(st *step, g *gate) {
+	close(g.begun)
+	low, high := st.during(func() { st.err = st.action.run(w) })
+	for i, wr := range st.writers {
+		wr.low, wr.high = low[i], high[i]
+	}
+	st.overlap = met(low, high)
+	st.churn.t = st.writers[0].t
+	for st.err == nil && st.churn.err == nil && !st.overlap && !st.tired() {
+		low, high := st.during(func() { st.churn.err = st.churn.run(w) })
+		st.overlap = met(low, high)
+	}
+}
+
+// during runs fn and tells, for each writer, how many operations were answered before
+// it, and how many were begun before its end.
+func (st *step) during(fn func()) (low, high []int64) {
+	for _, wr := range st.writers {
+		low = append(low, wr.acked.Load())
+	}
+	fn()
+	for _, wr := range st.writers {
+		high = append(high, wr.begun.Load())
+	}
+	return low, high
+}
+
+// met tells whether two writers had a call under way.
+func met(low, high []int64) bool {
+	inside := 0
+	for i := range low {
+		if high[i] > low[i] {
+			inside++
+		}
+	}
+	return inside >= 2
+}
+
+// tired tells whether fewer than two writers go on.
+func (st *step) tired() bool {
+	left := 0
+	for _, wr := range st.writers {
+		if wr.begun.Load() < mostOps {
+			left++
+		}
+	}
+	return left < 2
+}
+
+// churn takes snapshots and removes them.
+type churn struct {
+	t    *thing
+	n    int
+	done int64
+	err  error
+}
+
+func (c *churn) name() string { return fmt.Sprintf("churn%d", c.n) }
+
+func (c *churn) run(w *world) error {
+	c.n++
+	info, err := w.real.Snapshot(w.ctx, c.t.real, c.name())
+	if err != nil {
+		return fmt.Errorf("snapshot %s: %w", c.t.ref(), err)
+	}
+	if err := w.real.Remove(w.ctx, info.ID); err != nil {
+		return fmt.Errorf("remove %s: %w", info.Ref(), err)
+	}
+	c.done += 2
+	return nil
+}
+
+// clean removes the snapshot of an interrupted run.
+func (c *churn) clean(w *world) error {
+	if c.err == nil {
+		return nil
+	}
+	info, err := w.real.Lookup(w.ctx, c.t.ref()+"@"+c.name())
+	if there, err := exists(err); err != nil || !there {
+		return err
+	}
+	return w.real.Remove(w.ctx, info.ID)
+}
+
+func (w *world) countStep(st *step) {
+	for _, wr := range st.writers {
+		w.count(wr.acked.Load())
+	}
+	w.count(1 + st.churn.done)
+	if st.overlap {
+		w.n.overlapped.Add(1)
+	}
+	if st.reader != nil {
+		w.count(st.reader.n)
+	}
+}
+
+// judge looks at the errors: none are allowed unless the store ended meanwhile, and a
+// wrong answer never is.
+func (w *world) judge(st *step) error {
+	errs := []error{st.err, st.churn.err}
+	for _, wr := range st.writers {
+		errs = append(errs, wr.err)
+	}
+	if st.reader != nil {
+		errs = append(errs, st.reader.err)
+	}
+	for _, err := range errs {
+		switch {
+		case err == nil:
+		case st.ending == endNone, errors.Is(err, errWrong):
+			return err
+		case st.ending == endClose && !errors.Is(err, store.ErrClosed):
+			return fmt.Errorf("a call that Close interrupted: %w", err)
+		}
+	}
+	if st.closed != nil {
+		return fmt.Errorf("close: %w", st.closed)
+	}
+	return nil
+}

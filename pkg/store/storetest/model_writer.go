@@ -1,0 +1,261 @@
+package storetest
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+
+	"github.com/strata-csi/strata/pkg/store"
+)
+
+// mostOps bounds what a writer does while a structural operation is slow.
+const mostOps = 100
+
+type opKind int
+
+const (
+	opWrite opKind = iota
+	opZero
+	opReserve // Zero with allocate
+	opDiscard
+	opFlush
+	opRead
+	opExtents
+)
+
+// op is one operation on a device.
+type op struct {
+	kind   opKind
+	off    int64
+	length int64
+	data   []byte
+}
+
+func (o op) String() string {
+	name := []string{"write", "zero", "zero+allocate", "discard", "flush", "read", "extents"}[o.kind]
+	return fmt.Sprintf("%s %d bytes at %d (block %d+%d)", name, o.length, o.off, o.off/blk, o.off%blk)
+}
+
+func (o op) mutates() bool { return o.kind <= opDiscard }
+
+// do carries the operation out. win is what the window at base must show.
+func (o op) do(d store.Device, win []byte, base int64) error {
+	switch o.kind {
+	case opWrite:
+		n, err := d.WriteAt(o.data, o.off)
+		if err == nil && n != len(o.data) {
+			return fmt.Errorf("wrote %d bytes: %w", n, errWrong)
+		}
+		return err
+	case opZero, opReserve:
+		return d.Zero(o.off, o.length, o.kind == opReserve)
+	case opDiscard:
+		return d.Discard(o.off, o.length)
+	case opFlush:
+		return d.Flush()
+	case opExtents:
+		return o.extents(d, win, base)
+	}
+	p := make([]byte, o.length)
+	if _, err := d.ReadAt(p, o.off); err != nil {
+		return err
+	}
+	if why := difference(p, win[o.off-base:o.off-base+o.length]); why != "" {
+		return fmt.Errorf("%w: %s", errWrong, why)
+	}
+	return nil
+}
+
+// errWrong is a wrong answer, as opposed to an error of the backend.
+var errWrong = errors.New("wrong answer")
+
+func (o op) extents(d store.Device, win []byte, base int64) error {
+	next, wrong := o.off, ""
+	err := d.Extents(o.off, o.length, "", func(e store.Extent) bool {
+		if e.Offset != next || e.Length <= 0 || e.Offset+e.Length > o.off+o.length {
+			wrong = fmt.Sprintf("extent %+v does not continue at %d", e, next)
+			return false
+		}
+		next += e.Length
+		if (e.Zero || !e.Data) && !isZero(win[e.Offset-base:next-base]) {
+			wrong = fmt.Sprintf("extent %+v is said to be zero or a hole", e)
+			return false
+		}
+		return true
+	})
+	if err == nil && wrong == "" && next != o.off+o.length {
+		wrong = fmt.Sprintf("extents end at %d", next)
+	}
+	if err == nil && wrong != "" {
+		return fmt.Errorf("%w: %s", errWrong, wrong)
+	}
+	return err
+}
+
+func isZero(p []byte) bool {
+	for _, b := range p {
+		if b != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// apply changes the window at base as the operation must.
+func (o op) apply(win []byte, base int64) {
+	from, to := o.off-base, o.off-base+o.length
+	switch o.kind {
+	case opWrite:
+		copy(win[from:to], o.data)
+	case opZero, opReserve:
+		clear(win[from:to])
+	case opDiscard:
+		from, to = (from+blk-1)/blk*blk, to/blk*blk // base is a multiple of blk
+		if from < to {
+			clear(win[from:to])
+		}
+	}
+}
+
+// writer works on one window of one image, which no other writer of the step touches.
+type writer struct {
+	t            *thing
+	off, length  int64 // the window, whole blocks
+	rng          *rand.Rand
+	warm, least  int // operations before the structural one may begin, and in all
+	ahead        int // operations before it waits for the structural one to begin
+	before       []byte
+	ops          []op // begun ones
+	begun, acked atomic.Int64
+	alarmAt      int64
+	alarm        chan struct{} // closed when alarmAt operations are answered
+	low, high    int64         // answered before, and begun before the end of, the structural operation
+	err          error
+}
+
+// gate holds the goroutines of a step together.
+type gate struct {
+	warm  sync.WaitGroup // writers that have not done their first operations
+	begun chan struct{}  // closed when the structural operation begins
+	over  chan struct{}  // closed when the structural operation has ended
+}
+
+// run does operations until the structural one has ended, or one fails.
+func (w *writer) run(g *gate) {
+	warmed, alarmed := false, false
+	defer func() {
+		if !warmed {
+			g.warm.Done()
+		}
+		if !alarmed {
+			close(w.alarm)
+		}
+	}()
+	cur := bytes.Clone(w.before)
+	for n := 0; ; n++ {
+		if n == w.warm {
+			warmed = true
+			g.warm.Done()
+		}
+		if int64(n) == w.alarmAt {
+			alarmed = true
+			close(w.alarm)
+		}
+		if n == w.ahead {
+			<-g.begun
+		}
+		if n >= mostOps {
+			<-g.over
+		}
+		select {
+		case <-g.over:
+			if n >= w.least {
+				return
+			}
+		default:
+		}
+		o := w.next()
+		w.ops = append(w.ops, o)
+		w.begun.Add(1)
+		if err := o.do(w.t.dev, cur, w.off); err != nil {
+			w.err = fmt.Errorf("%s: operation %d, %s: %w", w.t.ref(), n+1, o, err)
+			return
+		}
+		w.acked.Add(1)
+		o.apply(cur, w.off)
+	}
+}
+
+// next makes up an operation inside the window.
+func (w *writer) next() op {
+	kind := []opKind{
+		opWrite, opWrite, opWrite, opWrite, opWrite, opWrite, opWrite, opZero, opReserve,
+		opDiscard, opDiscard, opFlush, opRead, opRead, opExtents,
+	}[w.rng.IntN(15)]
+	o := op{kind: kind}
+	if w.rng.IntN(3) == 0 { // any bytes
+		o.length = 1 + w.rng.Int64N(min(3*blk, w.length))
+		o.off = w.off + w.rng.Int64N(w.length-o.length+1)
+	} else {
+		blocks := w.length / blk
+		count := 1 + w.rng.Int64N(min(4, blocks))
+		if w.rng.IntN(10) == 0 {
+			count = blocks
+		}
+		o.length = count * blk
+		o.off = w.off + w.rng.Int64N(blocks-count+1)*blk
+	}
+	if kind == opWrite {
+		o.data = stamped(w.rng.Uint64(), o.length)
+	}
+	return o
+}
+
+// stamped returns bytes that no other call returns, so that every write can be told
+// from every other.
+func stamped(tag uint64, n int64) []byte {
+	p := make([]byte, n+8)
+	for i := int64(0); i < n; i += 8 {
+		binary.LittleEndian.PutUint64(p[i:], (tag+uint64(i))|0x0101010101010101)
+	}
+	return p[:n]
+}
+
+// reader reads one view that must not change during the step, again and again.
+type reader struct {
+	t    *thing
+	dev  store.Device
+	want []byte
+	rng  *rand.Rand
+	n    int64
+	err  error
+}
+
+func (r *reader) run(g *gate) {
+	for {
+		select {
+		case <-g.over:
+			return
+		default:
+		}
+		if r.n >= mostOps {
+			<-g.over
+			return
+		}
+		length := 1 + r.rng.Int64N(min(8*blk, int64(len(r.want))))
+		off := r.rng.Int64N(int64(len(r.want)) - length + 1)
+		o := op{kind: opRead, off: off, length: length}
+		if r.rng.IntN(4) == 0 {
+			o.kind = opExtents
+		}
+		if err := o.do(r.dev, r.want, 0); err != nil {
+			r.err = fmt.Errorf("reading %s: %s: %w", r.t.ref(), o, err)
+			return
+		}
+		r.n++
+	}
+}
