@@ -97,3 +97,17 @@ func (c *Client) WatchJob(ctx context.Context, job string, fn func(store.Job) er
 func (c *Client) Endpoints(ctx context.Context) ([]string, error) {
 	return call(ctx, c, c.rpc.Endpoints, &storepb.EndpointsRequest{}, (*storepb.EndpointsReply).GetNbd)
 }
+
+// URI is where NBD clients find the image or snapshot of that reference or id.
+func (c *Client) URI(ctx context.Context, ref string) (string, error) {
+	endpoints, err := c.Endpoints(ctx)
+	if err != nil {
+		return "", err
+	}
+	t, err := pickEndpoint(c.api, endpoints)
+	if err != nil {
+		return "", err
+	}
+	t.Export = ref
+	return t.String(), nil
+}

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 
+	"github.com/strata-csi/strata/pkg/nbd"
 	"github.com/strata-csi/strata/pkg/store"
 )
 
@@ -76,33 +77,36 @@ func dialOptions() []grpc.DialOption {
 // pickEndpoint chooses among the NBD endpoints of a server reached at api: over a
 // unix socket the first one offered, over TCP the first TCP one. An endpoint that
 // listens on every address of its host is reached at the API's host.
-func pickEndpoint(api address, nbd []string) (*url.URL, error) {
-	for _, s := range nbd {
-		u, err := url.Parse(s)
+func pickEndpoint(api address, endpoints []string) (nbd.Target, error) {
+	for _, s := range endpoints {
+		t, err := nbd.ParseURI(s)
 		if err != nil {
-			return nil, fmt.Errorf("NBD endpoint %q of the store: %w", s, err)
+			return nbd.Target{}, fmt.Errorf("endpoint of the store at %s: %w", api.value, err)
 		}
-		if api.network == "unix" {
-			return u, nil
+		if api.network == "unix" && t.Network == "unix" {
+			return t, nil
 		}
-		if strings.HasSuffix(u.Scheme, "+unix") {
+		if t.Network == "unix" {
 			continue
 		}
-		if ip := net.ParseIP(u.Hostname()); ip != nil && ip.IsUnspecified() {
-			host, _, err := net.SplitHostPort(api.value)
-			if err != nil {
-				return nil, fmt.Errorf("store address %q: %w", api.value, err)
-			}
-			u.Host = net.JoinHostPort(host, u.Port())
+		host, port, err := net.SplitHostPort(t.Address)
+		if err != nil {
+			return nbd.Target{}, fmt.Errorf("endpoint %q of the store at %s: %w", s, api.value, err)
 		}
-		return u, nil
+		if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+			t.Address = net.JoinHostPort(api.host(), port)
+		}
+		return t, nil
 	}
-	return nil, fmt.Errorf("the store at %s serves NBD on none of the networks that reach it: %w", api.value, store.ErrUnsupported)
+	return nbd.Target{}, fmt.Errorf("the store at %s serves NBD on none of the networks that reach it: %w", api.value, store.ErrUnsupported)
 }
 
-// exportURI is the endpoint with an export name.
-func exportURI(endpoint *url.URL, name string) string {
-	u := *endpoint
-	u.Path, u.RawPath = "/"+name, "/"+url.PathEscape(name)
-	return u.String()
+// host is the machine that the store runs on.
+func (a address) host() string {
+	if a.network == "tcp" {
+		if host, _, err := net.SplitHostPort(a.value); err == nil {
+			return host
+		}
+	}
+	return "localhost"
 }
