@@ -183,11 +183,17 @@ func (l *Layer) writePages(f *frost) error {
 }
 
 // punchJournal gives back the half of a dead generation, once the header that
-// drops it is durable. Only space depends on it.
+// drops it is durable. Only space depends on it. The sync after it is for file
+// systems that keep files open which have something to sync.
 func (l *Layer) punchJournal(gen uint64) error {
 	if err := l.ensureHeader(); err != nil {
 		return err
 	}
-	_ = l.mapf.PunchHole(halfOffset(l.half, gen), l.half)
+	if l.mapf.PunchHole(halfOffset(l.half, gen), l.half) != nil {
+		return nil
+	}
+	if err := l.syncMap(); err != nil {
+		return l.poisonBy("sync map file", err)
+	}
 	return nil
 }
