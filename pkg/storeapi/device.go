@@ -70,11 +70,16 @@ func (c *Client) Open(ctx context.Context, id store.ID) (store.Device, error) {
 }
 
 func (c *Client) connect(ctx context.Context, info store.Info) (*nbd.Client, error) {
-	uri, err := c.URI(ctx, string(info.ID))
+	endpoints, err := c.Endpoints(ctx)
 	if err != nil {
 		return nil, err
 	}
-	conn, err := nbd.Dial(ctx, uri)
+	t, err := pickEndpoint(c.api, endpoints)
+	if err != nil {
+		return nil, err
+	}
+	t.Export = string(info.ID)
+	conn, err := dialNBD(ctx, t)
 	if err == nil {
 		return conn, nil
 	}
@@ -90,6 +95,22 @@ func (c *Client) connect(ctx context.Context, info store.Info) (*nbd.Client, err
 		return nil, fmt.Errorf("open %s: %w: %w", info.Ref(), err, store.ErrUnavailable)
 	}
 	return nil, fmt.Errorf("open %s: %w", info.Ref(), err)
+}
+
+// dialNBD connects to an export with a connection that lingers.
+func dialNBD(ctx context.Context, t nbd.Target) (*nbd.Client, error) {
+	var d net.Dialer
+	nc, err := d.DialContext(ctx, t.Network, t.Address)
+	if err != nil {
+		return nil, err
+	}
+	l := linger(nc)
+	conn, err := new(nbd.Dialer).Start(ctx, l, t.Export)
+	if err != nil {
+		nc.Close()
+		return nil, err
+	}
+	return conn, nil
 }
 
 // forget takes a closed device off the books.

@@ -86,7 +86,6 @@ func (s *Server) Flatten(r *storepb.ObjectRequest, out grpc.ServerStreamingServe
 	return toStatus(err)
 }
 
-
 // WatchJob implements storepb.StoreServer.
 func (s *Server) WatchJob(r *storepb.JobRequest, out grpc.ServerStreamingServer[storepb.Job]) error {
 	return toStatus(s.full.WatchJob(out.Context(), r.GetJob(), func(j store.Job) error {

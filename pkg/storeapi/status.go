@@ -106,7 +106,7 @@ func fromStatus(server string, err error) error {
 	}
 	switch st.Code() {
 	case codes.Unavailable:
-		return fmt.Errorf("store at %s: %s: %w", server, st.Message(), store.ErrUnavailable)
+		return fmt.Errorf("store at %s: %s: %w", server, connectionText(st.Message()), store.ErrUnavailable)
 	case codes.DeadlineExceeded:
 		return fmt.Errorf("store at %s: %w", server, context.DeadlineExceeded)
 	case codes.Canceled:
@@ -115,6 +115,15 @@ func fromStatus(server string, err error) error {
 		return fmt.Errorf("store at %s: %s: %w", server, st.Message(), store.ErrUnsupported)
 	}
 	return &remoteError{text: st.Message()}
+}
+
+// connectionText takes the cause out of what gRPC wraps around a failed dial:
+// connection error: desc = "transport: Error while dialing: CAUSE".
+func connectionText(text string) string {
+	if _, cause, ok := strings.Cut(text, "Error while dialing: "); ok {
+		return strings.TrimSuffix(cause, `"`)
+	}
+	return text
 }
 
 func sentinelsOf(st *status.Status) []error {
