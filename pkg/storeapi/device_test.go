@@ -30,10 +30,21 @@ func remote(t *testing.T, full store.Full) (c *Client, stopNBD func()) {
 
 // TestConformance: a store behind the API keeps every promise of package store.
 func TestConformance(t *testing.T) {
-	storetest.Run(t, func(t *testing.T) store.Full {
-		c, _ := remote(t, memstore.New())
+	behind := make(map[store.Full]*memstore.Store)
+	offer := func(t *testing.T, mem *memstore.Store) store.Full {
+		c, _ := remote(t, mem)
+		behind[c] = mem
 		return c
-	}, storetest.Limits{})
+	}
+	storetest.Run(t, func(t *testing.T) store.Full { return offer(t, memstore.New()) }, storetest.Limits{
+		Reopen: func(inner *testing.T, s store.Full) store.Full {
+			if err := errors.Join(s.Close(), behind[s].Close()); err != nil {
+				inner.Fatal(err)
+			}
+			// It must outlive the clean-up of the case, which checks it.
+			return offer(t, behind[s].Reopen())
+		},
+	})
 }
 
 func makeImage(t *testing.T, c *Client, size int64, blockSize int) (store.Info, store.Device) {
