@@ -9,33 +9,37 @@ import (
 	"github.com/strata-csi/strata/pkg/store"
 )
 
-// TestConcurrentOverlap: overlapping writes of several writers are not torn: every
-// block is wholly of one call, and all blocks of one range are of the same call.
+// TestConcurrentOverlap: overlapping writes of several writers are not torn: when all
+// have returned, the whole range is of one call.
 func (s *suite) TestConcurrentOverlap() {
-	const length = 4 * blk
+	const length, writers = 8 * blk, 4
 	parent := s.create("parent", 2*length)
 	s.write(parent.ID, 0, random(1, 2*length))
 	img := s.clone("img", parent.ID)
-	for round := range 20 {
+	var devices []store.Device
+	for range writers {
+		devices = append(devices, s.open(img.ID))
+	}
+	for round := range 200 {
 		off := int64(round % 3 * 512) // aligned and not
-		errs := make([]error, 4)
+		errs := make([]error, writers)
+		start := make(chan struct{})
 		var wg sync.WaitGroup
-		for w := range errs {
-			d := s.open(img.ID)
+		for w, d := range devices {
+			p := bytes.Repeat([]byte{byte(1 + round%60*writers + w)}, int(length))
 			wg.Go(func() {
-				for i := range 10 {
-					p := bytes.Repeat([]byte{byte(1 + w*10 + i)}, int(length))
-					if _, err := d.WriteAt(p, off); err != nil {
-						errs[w] = err
-					}
-				}
+				<-start
+				_, errs[w] = d.WriteAt(p, off)
 			})
 		}
+		close(start)
 		wg.Wait()
 		for _, err := range errs {
 			s.must(err, "write")
 		}
-		got := s.read(img.ID)[off : off+length]
+		got := make([]byte, length)
+		_, err := devices[0].ReadAt(got, off)
+		s.must(err, "read")
 		if rest := bytes.TrimLeft(got, string(got[:1])); len(rest) > 0 {
 			s.Fatalf("round %d: the range begins as call %d and goes on as call %d", round, got[0], rest[0])
 		}

@@ -33,6 +33,35 @@ func (s *suite) TestSnapshotIsolation() {
 	s.wantBytes(snap.ID, want, "the snapshot after its image was removed")
 }
 
+// TestSnapshotHasAnswered: what was answered on an open device is in the next snapshot
+// and in the next clone, without a flush.
+func (s *suite) TestSnapshotHasAnswered() {
+	img := s.create("img", 8*blk)
+	want := s.fill(img.ID, 0, 8*blk, 'a')
+	d := s.open(img.ID)
+	for i := range int64(8) {
+		p := random(uint64(i), 700)
+		_, err := d.WriteAt(p, i*blk+5)
+		s.must(err, "write")
+		copy(want[i*blk+5:], p)
+		switch i % 4 {
+		case 1:
+			s.must(d.Discard(i*blk, blk), "discard")
+			clear(want[i*blk : (i+1)*blk])
+		case 2:
+			s.must(d.Zero(i*blk+10, 100, false), "zero")
+			clear(want[i*blk+10 : i*blk+110])
+		}
+		view := store.Info{}
+		if i%2 == 0 {
+			view = s.snapshot(img.ID, fmt.Sprintf("s%d", i))
+		} else {
+			view = s.clone(fmt.Sprintf("c%d", i), img.ID)
+		}
+		s.wantBytes(view.ID, want, view.Ref())
+	}
+}
+
 // TestSnapshotMany: every snapshot shows its own moment, also when others go.
 func (s *suite) TestSnapshotMany() {
 	img := s.create("img", 16*blk)

@@ -169,7 +169,7 @@ func (a *cloneAction) plan(w *world) bool {
 	if len(w.snaps) > 0 && w.rng.IntN(2) == 0 {
 		a.from = pick(w.rng, w.snaps)
 	}
-	if w.rng.IntN(3) == 0 {
+	if w.rng.IntN(2) == 0 {
 		a.size = a.from.size + w.rng.Int64N(40)*blk
 	}
 	return len(w.images) < mostImages

@@ -121,8 +121,11 @@ func (w *world) window(st *step, t *thing) (off, length int64) {
 	for range 50 {
 		n := min(pick(w.rng, []int64{1, 4, 8, 16, 64}), max(1, blocks/4))
 		off = w.rng.Int64N(blocks-n+1) * blk
-		if w.rng.IntN(2) == 0 {
-			off = min(off, w.rng.Int64N(min(blocks-n, 8)+1)*blk) // where it is hot
+		switch w.rng.IntN(4) { // two places are hot
+		case 0:
+			off = w.rng.Int64N(min(blocks-n, 8)+1) * blk
+		case 1:
+			off = (blocks - n - w.rng.Int64N(min(blocks-n, 8)+1)) * blk
 		}
 		free := true
 		for _, other := range st.writers {

@@ -110,10 +110,14 @@ func (w *world) newSize() int64 {
 func pick[E any](rng *rand.Rand, list []E) E { return list[rng.IntN(len(list))] }
 
 // pickImage returns a random image other than the given ones, nil if there is none.
+// The oldest few are favoured, so that much happens to the same image.
 func (w *world) pickImage(not ...*thing) *thing {
 	left := slices.DeleteFunc(slices.Clone(w.images), func(t *thing) bool { return slices.Contains(not, t) })
 	if len(left) == 0 {
 		return nil
+	}
+	if w.rng.IntN(2) == 0 {
+		left = left[:min(leastImages, len(left))]
 	}
 	return pick(w.rng, left)
 }
