@@ -20,8 +20,9 @@
 //   - Every index is written in the transaction that writes its row; [Tx.Verify]
 //     proves that they agree.
 //   - Counts, child lookups and reference tests cost O(answer), never O(catalogue).
-//   - Damage is answered with store.ErrCorrupt: the structure of the file is walked
-//     before it is used, and every row carries a checksum over its key and content.
+//   - Damage is answered with store.ErrCorrupt: Open walks the structure of the file
+//     before it is used (it reads it once), and every row carries a checksum over its
+//     key and content. What neither shows, Verify does.
 //
 // # Transactions
 //
@@ -36,8 +37,9 @@
 // Top-level buckets; integers in keys and rows are big-endian.
 //
 //	bucket      key                        value
-//	format      "version" "uuid"           text
-//	state       "next" "reserved"          u64: next layer id, start of the reservation
+//	format      "version"                  text
+//	format      "uuid"                     row, text
+//	state       "next" "reserved"          row, u64: next layer id, start of the reservation
 //	images      image id                   row, JSON of Image
 //	names       image name                 image id; live images only
 //	removed     image id                   empty; tombstones only
@@ -63,8 +65,9 @@
 //	16      8     size, bytes
 //	24      8     data blocks
 //	32      8     other side of a merge, 0 for none
-//	40      1     flags: bit 0 sealed
-//	41      rest  image id
+//	40      8     top layer of the merged index that covers it, 0 for none
+//	48      1     flags: bit 0 sealed
+//	49      rest  image id
 //
 // # What it does not do
 //

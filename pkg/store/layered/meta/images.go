@@ -36,7 +36,7 @@ func (t *Tx) ImageByName(name string) (Image, error) {
 		return Image{}, notFound("image", fmt.Sprintf("%q", name))
 	}
 	img, ok, err := t.image(store.ID(id))
-	if err == nil && !ok {
+	if err == nil && (!ok || img.Name != name) {
 		err = dangling("name", name, "image", string(id))
 	}
 	return img, err

@@ -73,9 +73,9 @@ func writeEmpty(path, uuid string) (err error) {
 		}
 		t := &Tx{b: tx}
 		return errors.Join(
-			t.put(bState, []byte(keyNext), layerKey(1)),
-			t.put(bState, []byte(keyReserved), layerKey(1)),
-			t.put(bFormat, []byte(keyUUID), []byte(uuid)),
+			t.putRow(bState, []byte(keyNext), layerKey(1)),
+			t.putRow(bState, []byte(keyReserved), layerKey(1)),
+			t.putRow(bFormat, []byte(keyUUID), []byte(uuid)),
 			t.put(bFormat, []byte(keyVersion), []byte(strconv.Itoa(formatVersion))))
 	})
 }
@@ -144,14 +144,21 @@ func openLocked(path string, flag int, mode os.FileMode, o Options) (f *os.File,
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, f.Close())
+			_ = f.Close() // nothing was written
 			f = nil
 		}
 	}()
-	if err := lock(f, o); err != nil {
+	if err = lock(f, o); err != nil {
 		return nil, err
 	}
-	return f, inspect(f)
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if err = inspect(f, st.Size()); err != nil {
+		return nil, err
+	}
+	return f, nil
 }
 
 // lock polls, because a blocking flock cannot be given up.
@@ -188,7 +195,7 @@ func (d *DB) readFormat(t *Tx) error {
 	if version != formatVersion {
 		return fmt.Errorf("format version %d, this program knows version %d only: %w", version, formatVersion, store.ErrUnsupported)
 	}
-	uuid, err := t.get(bFormat, []byte(keyUUID))
+	uuid, err := t.getRow(bFormat, []byte(keyUUID))
 	if err != nil {
 		return err
 	}

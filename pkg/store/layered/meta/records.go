@@ -21,23 +21,34 @@ func (t *Tx) ReserveLayers(n int) (LayerID, error) {
 	if err != nil {
 		return 0, err
 	}
-	return next, t.put(bState, []byte(keyNext), layerKey(next+LayerID(n)))
+	return next, t.putRow(bState, []byte(keyNext), layerKey(next+LayerID(n)))
 }
 
 // Reserved is the window [from, to) of ids that may belong to files without a row:
 // a crash came between the making of a layer's files and the transaction that binds
 // it. to is also the next id to be handed out.
 func (t *Tx) Reserved() (from, to LayerID, err error) {
-	if from, err = t.getLayerID(bState, []byte(keyReserved)); err != nil {
+	if from, err = t.stateLayer(keyReserved); err != nil {
 		return 0, 0, err
 	}
-	if to, err = t.getLayerID(bState, []byte(keyNext)); err != nil {
+	if to, err = t.stateLayer(keyNext); err != nil {
 		return 0, 0, err
 	}
 	if from == 0 || to < from {
 		return 0, 0, fmt.Errorf("catalogue: reserved layers %d to %d: %w", from, to, store.ErrCorrupt)
 	}
 	return from, to, nil
+}
+
+func (t *Tx) stateLayer(key string) (LayerID, error) {
+	content, err := t.getRow(bState, []byte(key))
+	if err != nil {
+		return 0, err
+	}
+	if len(content) != 8 {
+		return 0, fmt.Errorf("catalogue: state %q is missing or malformed: %w", key, store.ErrCorrupt)
+	}
+	return lastLayer(content)
 }
 
 // SetReservedFrom says that no id below from can be an orphan any more.
@@ -49,7 +60,7 @@ func (t *Tx) SetReservedFrom(from LayerID) error {
 	if from < low || from > high {
 		return fmt.Errorf("catalogue: end of reservation %d is outside %d to %d: %w", from, low, high, store.ErrInvalid)
 	}
-	return t.put(bState, []byte(keyReserved), layerKey(from))
+	return t.putRow(bState, []byte(keyReserved), layerKey(from))
 }
 
 // PutIntent writes an intent; with ID 0 it gets the next one. The result carries

@@ -66,6 +66,8 @@ type Layer struct {
 	// Merging is the other side of a merge whose intent is taken, 0 for none. A
 	// layer with it set takes no new child and no new snapshot.
 	Merging LayerID
+	// Index is the top layer of the merged index that covers this one, 0 for none.
+	Index LayerID
 }
 
 // Publication is the row of a publication, keyed by object and node.
@@ -79,7 +81,7 @@ type Intent struct {
 	Layer LayerID  `json:"layer,omitempty"`
 	Other LayerID  `json:"other,omitempty"`
 	Image store.ID `json:"image,omitempty"`
-	Push  bool     `json:"push,omitempty"`
+	Size  int64    `json:"size,omitempty"`
 }
 
 // Job is the opaque row of a background job.
@@ -90,7 +92,7 @@ type Job struct {
 
 const (
 	sumSize       = 4
-	layerFixed    = 41
+	layerFixed    = 49
 	flagSealed    = 1 << 0
 	layerFlagsAll = flagSealed
 )
@@ -136,6 +138,7 @@ func encodeLayer(l Layer) []byte {
 	c = binary.BigEndian.AppendUint64(c, uint64(l.Size))
 	c = binary.BigEndian.AppendUint64(c, uint64(l.Data))
 	c = binary.BigEndian.AppendUint64(c, uint64(l.Merging))
+	c = binary.BigEndian.AppendUint64(c, uint64(l.Index))
 	var flags byte
 	if l.Sealed {
 		flags |= flagSealed
@@ -144,7 +147,7 @@ func encodeLayer(l Layer) []byte {
 }
 
 func decodeLayer(id LayerID, c []byte) (Layer, error) {
-	if len(c) <= layerFixed || c[40]&^layerFlagsAll != 0 {
+	if len(c) <= layerFixed || c[48]&^layerFlagsAll != 0 {
 		return Layer{}, fmt.Errorf("catalogue: row of layer %d is malformed: %w", id, store.ErrCorrupt)
 	}
 	return Layer{
@@ -154,7 +157,8 @@ func decodeLayer(id LayerID, c []byte) (Layer, error) {
 		Size:    int64(binary.BigEndian.Uint64(c[16:])),
 		Data:    int64(binary.BigEndian.Uint64(c[24:])),
 		Merging: LayerID(binary.BigEndian.Uint64(c[32:])),
-		Sealed:  c[40]&flagSealed != 0,
+		Index:   LayerID(binary.BigEndian.Uint64(c[40:])),
+		Sealed:  c[48]&flagSealed != 0,
 		Image:   store.ID(c[layerFixed:]),
 	}, nil
 }

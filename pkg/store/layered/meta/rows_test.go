@@ -39,11 +39,11 @@ func TestRowsRoundTrip(t *testing.T) {
 	img := Image{ID: "a", Name: "Grüße", Created: time.Unix(1700000000, 5).UTC(), BlockSize: 512,
 		Policy: store.Policy{Soft: 3, Hard: 9}, Digest: "d", Root: 1, Head: 2, Poison: "sync failed", Epoch: 7}
 	snap := Snapshot{ID: "a-s", Image: "a", Name: "x y", Layer: 1, Created: img.Created, Digest: "e"}
-	layer := Layer{ID: 1, Image: "a", Size: 1<<50 - 4096, Sealed: true, Data: 1 << 38, Merging: 2}
-	intent := Intent{ID: 1, Kind: "merge", Layer: 1, Other: 2, Image: "a", Push: true}
+	layer := Layer{ID: 1, Image: "a", Size: 1<<50 - 4096, Sealed: true, Data: 1 << 38, Merging: 2, Index: 9}
+	intent := Intent{ID: 1, Kind: "merge", Layer: 1, Other: 2, Image: "a", Size: 4096}
 	pub := Publication{store.Publication{ID: "a", Node: "n1", Epoch: 7, Token: "t", ReadOnly: true}}
 	update(t, d, func(tx *Tx) error {
-		got, err := tx.PutIntent(Intent{Kind: "merge", Layer: 1, Other: 2, Image: "a", Push: true})
+		got, err := tx.PutIntent(Intent{Kind: "merge", Layer: 1, Other: 2, Image: "a", Size: 4096})
 		if got != intent {
 			t.Errorf("intent %+v, want %+v", got, intent)
 		}

@@ -33,7 +33,7 @@ func (t *Tx) SnapshotByName(image store.ID, name string) (Snapshot, error) {
 		return Snapshot{}, notFound("snapshot", fmt.Sprintf("%q of image %s", name, image))
 	}
 	s, ok, err := t.snapshot(store.ID(id))
-	if err == nil && !ok {
+	if err == nil && (!ok || s.Name != name || s.Image != image) {
 		err = dangling("name", name, "snapshot", string(id))
 	}
 	return s, err

@@ -180,5 +180,5 @@ func notFound(kind string, id any) error {
 
 // dangling reports an index entry that points to no row.
 func dangling(index, key, kind, id string) error {
-	return fmt.Errorf("catalogue: %s %q points to %s %s, which does not exist: %w", index, key, kind, id, store.ErrCorrupt)
+	return fmt.Errorf("catalogue: %s %q points to %s %s, which is not there or not it: %w", index, key, kind, id, store.ErrCorrupt)
 }
