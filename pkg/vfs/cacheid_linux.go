@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -78,8 +79,13 @@ func findMount(name string) (mount, error) {
 		return mount{}, err
 	}
 	defer f.Close()
+	return pickMount(f, id, device)
+}
+
+// pickMount reads mountinfo for the mount with the id, else one of the device.
+func pickMount(mountinfo io.Reader, id, device string) (mount, error) {
 	found := mount{device: device}
-	lines := bufio.NewScanner(f)
+	lines := bufio.NewScanner(mountinfo)
 	lines.Buffer(nil, 1<<20) // overlay mounts list their layers in one line
 	for lines.Scan() {
 		gotID, m := parseMountinfo(lines.Text())

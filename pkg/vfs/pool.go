@@ -44,6 +44,14 @@ func NewPool(fs FS, max int) *Pool {
 	return &Pool{fs: fs, max: max, byName: map[string]map[*poolFile]struct{}{}, idle: list.New()}
 }
 
+// SetMax changes how many files are kept open; less than 1 means 1.
+func (p *Pool) SetMax(files int) {
+	p.mu.Lock()
+	p.max = max(files, 1)
+	p.mu.Unlock()
+	p.trim()
+}
+
 // OpenCount is the number of files open below.
 func (p *Pool) OpenCount() int {
 	p.mu.Lock()
