@@ -155,6 +155,10 @@ func TestPowerCutOfSizes(t *testing.T) {
 	must(t, f.Truncate(2))
 	got := outcomes(t, m, func(cut *vfs.Mem) string { return content(t, cut, "/f") })
 	wantOutcomes(t, got, "base", "base+1", "ba")
+	must(t, f.Sync())
+	if got := content(t, m.PowerCut(nil), "/f"); got != "ba" {
+		t.Fatalf("a synced size was lost: %q", got)
+	}
 }
 
 func TestPowerCutNeverShowsBytesBeyondTheSize(t *testing.T) {
