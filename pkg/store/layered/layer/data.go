@@ -26,7 +26,7 @@ func (l *Layer) enter() error {
 
 func (l *Layer) exit() { l.inflight.Add(-1) }
 
-// changed notes that the data file was, or may have been, changed up to end.
+// changed notes that the data file was, or may have been, changed, and reaches end.
 // The count goes first: whoever sees the new end finds the change unsynced.
 func (l *Layer) changed(end int64) {
 	l.written.Add(1)
@@ -56,10 +56,11 @@ func (l *Layer) WriteData(p []byte, off int64) error {
 	}
 	defer l.exit()
 	n, err := l.data.WriteAt(p, off)
-	l.changed(off + int64(n))
 	if err != nil {
+		l.changed(0) // what was written is in doubt, and so is how far it reaches
 		return fault(l.id, "write data", err)
 	}
+	l.changed(off + int64(n))
 	return nil
 }
 

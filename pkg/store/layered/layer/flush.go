@@ -115,6 +115,9 @@ func (l *Layer) Poisoned() string {
 // stays. An error says that it could not be recorded durably; it holds in this
 // process all the same, and calling again tries again.
 func (l *Layer) Poison(reason string) error {
+	if l.closed.Load() {
+		return fault(l.id, "poison", store.ErrClosed)
+	}
 	if len(reason) > maxPoison {
 		reason = reason[:maxPoison]
 	}

@@ -3,6 +3,7 @@ package layer
 import (
 	"encoding/binary"
 	"flag"
+	"hash/crc32"
 	"math/rand/v2"
 	"os"
 	"strconv"
@@ -200,3 +201,8 @@ func poke(t testing.TB, fs vfs.FS, name string, off int64, change func(b []byte)
 }
 
 func flip(b []byte) { b[5] ^= 0x10 }
+
+// resum makes a changed header slot's checksum right again.
+func resum(raw []byte) {
+	binary.LittleEndian.PutUint32(raw[8:], crc32.Checksum(raw[12:], castagnoli()))
+}

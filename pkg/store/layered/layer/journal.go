@@ -110,25 +110,31 @@ func (l *Layer) Marks(runs []Run) error {
 	return nil
 }
 
-// cursor walks runs piece by piece, each within one page.
+// cursor walks runs piece by piece, each within one page. It moves by numbers
+// alone, so that the runs of a single Mark need not leave the stack.
 type cursor struct {
 	runs []Run
-	off  int64 // blocks of runs[0] already handled
+	pos  place
 }
 
-func (c *cursor) done() bool { return len(c.runs) == 0 }
+type place struct {
+	run int
+	off int64 // blocks of that run already handled
+}
+
+func (c *cursor) done() bool { return c.pos.run == len(c.runs) }
 
 func (c *cursor) piece() (no int64, i, n int, s State) {
-	r := c.runs[0]
-	b := r.Block + c.off
+	r := &c.runs[c.pos.run]
+	b := r.Block + c.pos.off
 	i = int(b % pageBlocks)
-	return b / pageBlocks, i, int(min(pageBlocks-int64(i), r.Count-c.off)), r.State
+	return b / pageBlocks, i, int(min(pageBlocks-int64(i), r.Count-c.pos.off)), r.State
 }
 
 func (c *cursor) advance(n int) {
-	c.off += int64(n)
-	if c.off == c.runs[0].Count {
-		c.runs, c.off = c.runs[1:], 0
+	c.pos.off += int64(n)
+	if c.pos.off == c.runs[c.pos.run].Count {
+		c.pos = place{run: c.pos.run + 1}
 	}
 }
 
@@ -152,7 +158,7 @@ func (l *Layer) markResident(at *cursor, loaded *page) (stop, error) {
 	b := l.j.b
 	b.n = 0
 	chain, seq := l.j.chain, l.j.seq
-	from := *at
+	from := at.pos
 	why := stopNone
 	for !at.done() {
 		no, i, n, s := at.piece()
@@ -184,7 +190,7 @@ func (l *Layer) markResident(at *cursor, loaded *page) (stop, error) {
 		}
 	}
 	if err := l.commitBatch(b, chain); err != nil {
-		*at = from
+		at.pos = from
 		return stopNone, err
 	}
 	return why, nil

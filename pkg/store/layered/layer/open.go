@@ -116,9 +116,11 @@ func readHeader(f vfs.File, id uint64) (header, int, error) {
 func (l *Layer) recover() (Recovery, error) {
 	h := &l.hdr
 	rec := Recovery{NewCache: h.cacheID != l.env.CacheID, Clean: h.clean, Poison: h.id.Poison}
-	if err := l.checkSizes(); err != nil {
+	size, err := l.checkSizes(h)
+	if err != nil {
 		return rec, err
 	}
+	l.dataEnd.Store(size)
 	if err := l.checkStale(); err != nil {
 		return rec, err
 	}
@@ -167,23 +169,22 @@ func (l *Layer) adopt(t tail, rec Recovery) {
 	}
 }
 
-// checkSizes refuses files that were cut off.
-func (l *Layer) checkSizes() error {
+// checkSizes refuses files that were cut off, and answers the data file's size.
+func (l *Layer) checkSizes(h *header) (int64, error) {
 	size, err := l.mapf.Size()
 	if err != nil {
-		return err
+		return 0, err
 	}
-	if size < l.hdr.mapSize {
-		return fmt.Errorf("map file is cut off: %d bytes, at least %d expected: %w", size, l.hdr.mapSize, store.ErrCorrupt)
+	if size < h.mapSize {
+		return 0, fmt.Errorf("map file is cut off: %d bytes, at least %d expected: %w", size, h.mapSize, store.ErrCorrupt)
 	}
 	if size, err = l.data.Size(); err != nil {
-		return err
+		return 0, err
 	}
-	if size < l.hdr.dataSize {
-		return fmt.Errorf("data file is cut off: %d bytes, at least %d expected: %w", size, l.hdr.dataSize, store.ErrCorrupt)
+	if size < h.dataSize {
+		return 0, fmt.Errorf("data file is cut off: %d bytes, at least %d expected: %w", size, h.dataSize, store.ErrCorrupt)
 	}
-	l.dataEnd.Store(size)
-	return nil
+	return size, nil
 }
 
 // checkStale refuses a header older than the journal: the newer one was damaged

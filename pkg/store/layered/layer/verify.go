@@ -37,10 +37,10 @@ func (v *verifier) metadata() {
 	l := v.l
 	l.ckptMu.Lock()
 	defer l.ckptMu.Unlock()
-	if err := l.checkSizes(); err != nil {
+	h := v.header()
+	if _, err := l.checkSizes(&h); err != nil {
 		v.report("%w", err)
 	}
-	v.header()
 	v.pages = (l.pagesEnd.Load() - pageOffset(l.half, 0) + 2*pageSlot - 1) / (2 * pageSlot)
 	var data, zero, last int64
 	for no := range v.pages {
@@ -53,26 +53,23 @@ func (v *verifier) metadata() {
 		data, zero = data+int64(p.data), zero+int64(p.zero)
 		last = max(last, lastData(p))
 	}
-	l.hdrMu.Lock()
-	want, wantZero := l.hdr.data, l.hdr.zero
-	l.hdrMu.Unlock()
-	if data != want || zero != wantZero {
-		v.report("map pages hold %d data and %d zero blocks, header says %d and %d: %w", data, zero, want, wantZero, store.ErrCorrupt)
+	if data != h.data || zero != h.zero {
+		v.report("map pages hold %d data and %d zero blocks, header says %d and %d: %w", data, zero, h.data, h.zero, store.ErrCorrupt)
 	}
 	v.memory(last)
 }
 
-func (v *verifier) header() {
+// header compares the header on disk with the one in memory and answers that.
+func (v *verifier) header() header {
 	v.l.hdrMu.Lock()
 	defer v.l.hdrMu.Unlock()
 	h, _, err := readHeader(v.l.mapf, v.l.id)
 	if err != nil {
 		v.report("%w", err)
-		return
-	}
-	if h.seq != v.l.hdr.seq {
+	} else if h.seq != v.l.hdr.seq {
 		v.report("header on disk has sequence %d, want %d: %w", h.seq, v.l.hdr.seq, store.ErrCorrupt)
 	}
+	return v.l.hdr
 }
 
 // memory checks the pages that differ from the disk, and the data file's size
