@@ -56,7 +56,7 @@ func TestResumeBeforeTheRunHasStopped(t *testing.T) {
 	inBubble(t, Options{}, newLog(), func(t *testing.T, q *Queue, s *stage) {
 		s.onRun = func(ctx context.Context, _ *Task) error {
 			<-ctx.Done()
-			time.Sleep(time.Minute) // it takes its time to stop
+			advance(time.Minute) // it takes its time to stop
 			return ctx.Err()
 		}
 		j := add(t, q, store.JobFlatten, "a", false)
@@ -65,7 +65,7 @@ func TestResumeBeforeTheRunHasStopped(t *testing.T) {
 		}
 		wantState(t, q, j.ID, store.JobQueued)
 		wantOrder(t, s, "a")
-		time.Sleep(2 * time.Minute)
+		advance(2 * time.Minute)
 		wantState(t, q, j.ID, store.JobRunning)
 		wantOrder(t, s, "a", "a")
 	})
@@ -91,7 +91,7 @@ func TestCancel(t *testing.T) {
 	inBubble(t, Options{}, log, func(t *testing.T, q *Queue, s *stage) {
 		s.onRun = func(ctx context.Context, task *Task) error {
 			<-ctx.Done()
-			time.Sleep(2 * saveEvery)
+			advance(2 * saveEvery)
 			task.Progress(1, 2, 1) // must not bring the row back
 			return ctx.Err()
 		}
@@ -113,7 +113,7 @@ func TestCancel(t *testing.T) {
 		wantErr(t, <-waited, store.ErrNotFound)
 		again := add(t, q, store.JobFlatten, "a", false)
 		wantState(t, q, again.ID, store.JobQueued) // the first run has not ended
-		time.Sleep(3 * saveEvery)
+		advance(3 * saveEvery)
 		wantState(t, q, again.ID, store.JobRunning)
 		if _, ok := log.row(running.ID); ok {
 			t.Error("progress brought a cancelled job back")
@@ -151,7 +151,7 @@ func TestFailedJobStaysVisible(t *testing.T) {
 			t.Errorf("error %q", j.Error)
 		}
 		wantErr(t, q.Pause(id), store.ErrInvalid)
-		time.Sleep(time.Hour)
+		advance(time.Hour)
 		wantOrder(t, s, "a") // it is not tried again by itself
 	})
 	inBubble(t, Options{}, log, func(t *testing.T, q *Queue, s *stage) {
@@ -286,7 +286,7 @@ func TestCloseKeepsRowsAndProgress(t *testing.T) {
 		s.onRun = func(ctx context.Context, task *Task) error {
 			task.Progress(40, 100, 30)
 			<-ctx.Done()
-			time.Sleep(time.Second)
+			advance(time.Second)
 			ended = true
 			return ctx.Err()
 		}
@@ -319,7 +319,7 @@ func TestKillWritesNothing(t *testing.T) {
 		s.onRun = func(ctx context.Context, task *Task) error {
 			task.Progress(1, 100, 1)
 			<-ctx.Done()
-			time.Sleep(2 * saveEvery)
+			advance(2 * saveEvery)
 			task.Progress(99, 100, 99)
 			if task.Job().Target == "b" {
 				return nil
@@ -358,13 +358,13 @@ func TestProgressIsSavedSeldom(t *testing.T) {
 	inBubble(t, Options{}, log, func(t *testing.T, q *Queue, s *stage) {
 		s.onRun = func(_ context.Context, task *Task) error {
 			for i := range int64(300) { // one a 100 ms for half a minute
-				time.Sleep(100 * time.Millisecond)
+				advance(100 * time.Millisecond)
 				task.Progress(i, 300, i/2)
 			}
 			return nil
 		}
 		j := add(t, q, store.JobFlatten, "a", false)
-		time.Sleep(12*time.Second + tick)
+		advance(12*time.Second + tick)
 		row, _ := log.row(j.ID)
 		if row.Done < 99 || row.State != store.JobQueued {
 			t.Errorf("row %+v after 12 s, want progress of 10 s", row)

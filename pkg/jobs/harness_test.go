@@ -221,3 +221,6 @@ func waitNil(t *testing.T, q *Queue, id string) {
 var errBroken = errors.New("broken")
 
 const tick = time.Microsecond
+
+// advance lets the fake clock run on; no real time passes.
+func advance(d time.Duration) { <-time.After(d) }

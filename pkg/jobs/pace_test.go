@@ -75,14 +75,14 @@ func TestPaceEndsWithItsContext(t *testing.T) {
 					for paced == nil {
 						if o.Load != nil {
 							o.Load.Begin()
-							time.Sleep(time.Second)
+							advance(time.Second)
 						}
 						paced = task.Pace(ctx, 1<<20)
 					}
 					return paced
 				}
 				j := add(t, q, store.JobFlatten, "a", false)
-				time.Sleep(1200 * time.Millisecond)
+				advance(1200 * time.Millisecond)
 				if err := q.Pause(j.ID); err != nil {
 					t.Fatal(err)
 				}
@@ -101,7 +101,7 @@ func work(n int, piece time.Duration) func(context.Context, *Task) error {
 			if err := task.Pace(ctx, 1<<20); err != nil {
 				return err
 			}
-			time.Sleep(piece)
+			advance(piece)
 		}
 		return nil
 	}
@@ -119,7 +119,7 @@ func foreground(l *Load, slower int) (stop func()) {
 			if l.working.Load() > 0 {
 				d *= time.Duration(slower)
 			}
-			time.Sleep(d)
+			advance(d)
 			l.End(s)
 			select {
 			case <-quit:
@@ -150,7 +150,7 @@ func TestBackgroundYields(t *testing.T) {
 				if c.slower > 0 {
 					stop := foreground(load, c.slower)
 					defer stop()
-					time.Sleep(time.Second) // the gauge learns what quiet is
+					advance(time.Second) // the gauge learns what quiet is
 				}
 				got := timed(t, q, s, c.urgent, work(200, piece))
 				wantAbout(t, c.name, got, c.want)

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"testing"
 	"testing/synctest"
-	"time"
 
 	"github.com/strata-csi/strata/pkg/store"
 )
@@ -259,7 +258,7 @@ func TestIDsSortByTime(t *testing.T) {
 		var ids []string
 		for range 100 {
 			ids = append(ids, New(store.JobScrub, "x", 0).ID)
-			time.Sleep(tick)
+			advance(tick)
 		}
 		if !slices.IsSorted(ids) {
 			t.Errorf("ids are not in order: %v", ids)

@@ -61,12 +61,12 @@ func randomLife(t *testing.T, seed uint64) {
 			wg.Go(func() {
 				for range 30 {
 					l.request(q)
-					time.Sleep(time.Duration(l.intn(2000)) * time.Millisecond)
+					advance(time.Duration(l.intn(2000)) * time.Millisecond)
 				}
 			})
 		}
 		if l.intn(2) == 0 {
-			time.Sleep(time.Duration(l.intn(20)) * time.Second)
+			advance(time.Duration(l.intn(20)) * time.Second)
 			q.Kill() // amid requests
 			wg.Wait()
 		} else {
@@ -121,7 +121,7 @@ func (l *life) run(ctx context.Context, task *Task) error {
 		if err := task.Pace(ctx, 100<<10); err != nil {
 			return err
 		}
-		time.Sleep(time.Duration(l.intn(1500)) * time.Millisecond)
+		advance(time.Duration(l.intn(1500)) * time.Millisecond)
 		task.Progress(j.Done+i, 100, j.Copied+i)
 	}
 	outcome := l.intn(10)

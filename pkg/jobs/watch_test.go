@@ -13,10 +13,10 @@ func TestWatchIsPaced(t *testing.T) {
 	inBubble(t, Options{}, newLog(), func(t *testing.T, q *Queue, s *stage) {
 		s.onRun = func(_ context.Context, task *Task) error {
 			for i := range int64(1000) {
-				time.Sleep(time.Millisecond)
+				advance(time.Millisecond)
 				task.Progress(i+1, 1000, 0)
 			}
-			time.Sleep(10 * time.Second) // no change: no call
+			advance(10 * time.Second) // no change: no call
 			return nil
 		}
 		j := add(t, q, store.JobFlatten, "a", false)
@@ -75,7 +75,7 @@ func TestWatchEnds(t *testing.T) {
 		}
 		waited := make(chan error, 1)
 		go func() { waited <- q.Wait(context.Background(), j.ID) }()
-		time.Sleep(time.Hour)
+		advance(time.Hour)
 		select {
 		case err := <-waited:
 			t.Fatalf("did not wait for a paused job: %v", err)

@@ -45,7 +45,7 @@ func sample(t testing.TB) (file []byte, dumps []string) {
 		if _, err := tx.ReserveLayers(2000); err != nil {
 			return err
 		}
-		for i := range 150 {
+		for i := range 70 {
 			if err := family(tx, store.ID(fmt.Sprintf("image-%03d", i)), LayerID(1+2*i)); err != nil {
 				return err
 			}

@@ -196,7 +196,7 @@ func TestUpdateIsAllOrNothing(t *testing.T) {
 		}
 		return stop
 	})
-	if err != stop {
+	if !errors.Is(err, stop) {
 		t.Fatalf("error %v, want the function's own", err)
 	}
 	wantMark(t, d, "a", nil)
@@ -343,4 +343,33 @@ func TestFullFileSystemIsTold(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestFailedCommitStopsUpdates: after a failed write or sync nobody knows what the
+// file holds, so nothing may be built on it.
+func TestFailedCommitStopsUpdates(t *testing.T) {
+	path := newFile(t)
+	d, err := Open(path, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	update(t, d, func(tx *Tx) error { return tx.PutMark("a", []byte("old")) })
+	if err := d.file.Close(); err != nil { // the next write fails
+		t.Fatal(err)
+	}
+	put := func(tx *Tx) error { return tx.PutMark("a", []byte("new")) }
+	wantErr(t, d.Update(put), fs.ErrClosed, path)
+	ran := false
+	wantErr(t, d.Update(func(tx *Tx) error { ran = true; return put(tx) }), fs.ErrClosed, path, "earlier failure")
+	if ran {
+		t.Error("a change was begun after a failed commit")
+	}
+	wantMark(t, d, "a", []byte("old"))
+	d.Abandon()
+	if d, err = Open(path, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	wantMark(t, d, "a", []byte("old"))
+	update(t, d, put)
 }

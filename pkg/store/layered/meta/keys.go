@@ -90,14 +90,6 @@ func lastLayer(k []byte) (LayerID, error) {
 	return LayerID(binary.BigEndian.Uint64(k[len(k)-8:])), nil
 }
 
-// firstLayer reads the layer id that starts a key.
-func firstLayer(k []byte) (LayerID, error) {
-	if len(k) < 8 {
-		return 0, damagedKey(k)
-	}
-	return LayerID(binary.BigEndian.Uint64(k)), nil
-}
-
 func damagedKey(k []byte) error {
 	return fmt.Errorf("catalogue: key %x is malformed: %w", k, store.ErrCorrupt)
 }

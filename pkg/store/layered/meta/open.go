@@ -167,7 +167,9 @@ func lock(f *os.File, o Options) error {
 	if o.ReadOnly {
 		how = syscall.LOCK_SH
 	}
-	for end := time.Now().Add(o.Timeout); ; time.Sleep(lockPoll) {
+	poll := time.NewTicker(lockPoll)
+	defer poll.Stop()
+	for end := time.Now().Add(o.Timeout); ; <-poll.C {
 		err := syscall.Flock(int(f.Fd()), how|syscall.LOCK_NB)
 		switch {
 		case err == nil:

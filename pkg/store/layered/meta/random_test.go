@@ -160,7 +160,7 @@ func step(rng *rand.Rand, tx *Tx, m *plain) error {
 func create(rng *rand.Rand, tx *Tx, m *plain, parent LayerID) error {
 	id, err := tx.NextLayer()
 	if err != nil || id != m.next {
-		return fmt.Errorf("layer id %d, want %d: %v", id, m.next, err)
+		return fmt.Errorf("layer id %d, want %d: %w", id, m.next, err)
 	}
 	m.next++
 	l := Layer{ID: id, Image: store.NewID(), Parent: parent, Size: 1 << 20}
@@ -174,7 +174,7 @@ func create(rng *rand.Rand, tx *Tx, m *plain, parent LayerID) error {
 	for _, other := range m.images {
 		if other.Name == img.Name && !other.Removed {
 			if err := tx.PutImage(img); !errors.Is(err, store.ErrConflict) {
-				return fmt.Errorf("second image %q: %v", img.Name, err)
+				return fmt.Errorf("second image %q: %w", img.Name, err)
 			}
 			return tx.DeleteLayer(id)
 		}
@@ -189,7 +189,7 @@ func takeSnapshot(rng *rand.Rand, tx *Tx, m *plain, id store.ID) error {
 	for _, other := range m.snapshots {
 		if other.Image == id && other.Name == s.Name {
 			if err := tx.PutSnapshot(s); !errors.Is(err, store.ErrConflict) {
-				return fmt.Errorf("second snapshot %q: %v", s.Name, err)
+				return fmt.Errorf("second snapshot %q: %w", s.Name, err)
 			}
 			return nil
 		}

@@ -317,7 +317,7 @@ func TestWalkImagesInNameOrderRemovedLast(t *testing.T) {
 		t.Errorf("walked %v, want %v", seen, want)
 	}
 	stop := errors.New("stop")
-	if err := d.View(func(tx *Tx) error { return tx.WalkImages(func(Image) error { return stop }) }); err != stop {
+	if err := d.View(func(tx *Tx) error { return tx.WalkImages(func(Image) error { return stop }) }); !errors.Is(err, stop) {
 		t.Errorf("error %v, want the function's own", err)
 	}
 	view(t, d, func(tx *Tx) error {

@@ -2,57 +2,68 @@ package meta
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/strata-csi/strata/pkg/store"
 )
 
-// TestVerifyFinds breaks one invariant at a time, below the checks of the methods.
-func TestVerifyFinds(t *testing.T) {
-	row := func(l Layer) func(*Tx) error {
-		return func(tx *Tx) error { return tx.putRow(bLayers, layerKey(l.ID), encodeLayer(l)) }
+// breakage breaks one invariant below the checks of the methods.
+type breakage struct {
+	want     string // in the text of the problem
+	harmless bool
+	sabotage func(*Tx) error
+}
+
+const mb = 1 << 20
+
+func rewriteLayer(l Layer) func(*Tx) error {
+	return func(tx *Tx) error { return tx.putRow(bLayers, layerKey(l.ID), encodeLayer(l)) }
+}
+
+func rewriteImage(change func(*Image)) func(*Tx) error {
+	return func(tx *Tx) error {
+		img, err := tx.Image("a")
+		change(&img)
+		return errors.Join(err, tx.putJSON(bImages, []byte("a"), img), tx.put(bRoots, []byte("a"), layerKey(img.Root)))
 	}
-	image := func(change func(*Image)) func(*Tx) error {
-		return func(tx *Tx) error {
-			img, err := tx.Image("a")
-			change(&img)
-			return errors.Join(err, tx.putJSON(bImages, []byte("a"), img), tx.put(bRoots, []byte("a"), layerKey(img.Root)))
-		}
-	}
-	const mb = 1 << 20
-	for _, c := range []struct {
-		want     string
-		harmless bool
-		sabotage func(*Tx) error
-	}{
+}
+
+func brokenImages() []breakage {
+	return []breakage{
 		{"does not match its checksum", false, func(tx *Tx) error { return tx.put(bMarks, []byte("m"), []byte("12345678")) }},
 		{"does not match its checksum", false, func(tx *Tx) error { return tx.put(bImages, []byte("a"), []byte("12345678")) }},
 		{"is malformed", false, func(tx *Tx) error { return tx.putRow(bLayers, layerKey(1), []byte("short")) }},
 		{"end of JSON input", false, func(tx *Tx) error { return tx.putRow(bSnapshots, []byte("a-s"), []byte("{")) }},
-		{"says it is image", false, image(func(i *Image) { i.ID = "b" })},
-		{"head layer 77 does not exist", false, image(func(i *Image) { i.Head = 77 })},
-		{"has no head layer", false, image(func(i *Image) { i.Head = 0 })},
-		{"head layer 1 is sealed", false, image(func(i *Image) { i.Head = 1 })},
-		{"is removed and has head", false, image(func(i *Image) { i.Removed = true })},
-		{"has no root layer", false, image(func(i *Image) { i.Root = 0 })},
-		{"root layer 77 does not exist", false, image(func(i *Image) { i.Root = 77 })},
-		{"root layer 2 lies on layer 1 of the same image", false, image(func(i *Image) { i.Root = 2 })},
-		{`entry "name-a" belongs to no row`, false, image(func(i *Image) { i.Name = "x" })},
+		{"says it is image", false, rewriteImage(func(i *Image) { i.ID = "b" })},
+		{"head layer 77 does not exist", false, rewriteImage(func(i *Image) { i.Head = 77 })},
+		{"has no head layer", false, rewriteImage(func(i *Image) { i.Head = 0 })},
+		{"head layer 1 is sealed", false, rewriteImage(func(i *Image) { i.Head = 1 })},
+		{"is removed and has head", false, rewriteImage(func(i *Image) { i.Removed = true })},
+		{"has no root layer", false, rewriteImage(func(i *Image) { i.Root = 0 })},
+		{"root layer 77 does not exist", false, rewriteImage(func(i *Image) { i.Root = 77 })},
+		{"root layer 2 lies on layer 1 of the same image", false, rewriteImage(func(i *Image) { i.Root = 2 })},
+		{`entry "name-a" belongs to no row`, false, rewriteImage(func(i *Image) { i.Name = "x" })},
 		{"no layer of it is left", true, func(tx *Tx) error { return tx.PutImage(Image{ID: "t", Name: "t", Removed: true}) }},
-		{"belongs to image b", false, row(Layer{ID: 2, Image: "b", Parent: 1, Size: mb})},
-		{"image b does not exist", false, row(Layer{ID: 2, Image: "b", Parent: 1, Size: mb})},
-		{"parent layer 9 does not exist", false, row(Layer{ID: 2, Image: "a", Parent: 9, Size: mb})},
-		{"is not sealed and not the head", false, row(Layer{ID: 1, Image: "a", Size: mb})},
-		{"parent layer 1 is not sealed", false, row(Layer{ID: 1, Image: "a", Size: mb})},
-		{"counts 4 data blocks", false, row(Layer{ID: 2, Image: "a", Parent: 1, Size: mb, Data: 4})},
-		{"exceeds its size", false, row(Layer{ID: 2, Image: "a", Parent: 1, Size: mb, Overlap: 2 * mb})},
-		{"exceeds the size 1048576 of parent", false, row(Layer{ID: 2, Image: "a", Parent: 1, Size: 2 * mb, Overlap: 2 * mb})},
-		{"and no parent", false, row(Layer{ID: 1, Image: "a", Size: mb, Overlap: mb, Sealed: true})},
-		{"goes round in a circle", false, row(Layer{ID: 1, Image: "a", Parent: 2, Size: mb, Sealed: true})},
-		{"which does not exist", false, row(Layer{ID: 2, Image: "a", Parent: 1, Size: mb, Merging: 9})},
-		{"neither its parent nor its child", false, row(Layer{ID: 2, Image: "a", Parent: 1, Size: mb, Merging: 2})},
-		{"never handed out", false, row(Layer{ID: 500, Image: "a", Parent: 1, Size: mb, Sealed: true})},
+	}
+}
+
+func brokenLayers() []breakage {
+	return []breakage{
+		{"belongs to image b", false, rewriteLayer(Layer{ID: 2, Image: "b", Parent: 1, Size: mb})},
+		{"image b does not exist", false, rewriteLayer(Layer{ID: 2, Image: "b", Parent: 1, Size: mb})},
+		{"parent layer 9 does not exist", false, rewriteLayer(Layer{ID: 2, Image: "a", Parent: 9, Size: mb})},
+		{"is not sealed and not the head", false, rewriteLayer(Layer{ID: 1, Image: "a", Size: mb})},
+		{"parent layer 1 is not sealed", false, rewriteLayer(Layer{ID: 1, Image: "a", Size: mb})},
+		{"counts 4 data blocks", false, rewriteLayer(Layer{ID: 2, Image: "a", Parent: 1, Size: mb, Data: 4})},
+		{"exceeds its size", false, rewriteLayer(Layer{ID: 2, Image: "a", Parent: 1, Size: mb, Overlap: 2 * mb})},
+		{"exceeds the size 1048576 of parent", false, rewriteLayer(Layer{ID: 2, Image: "a", Parent: 1, Size: 2 * mb, Overlap: 2 * mb})},
+		{"and no parent", false, rewriteLayer(Layer{ID: 1, Image: "a", Size: mb, Overlap: mb, Sealed: true})},
+		{"goes round in a circle", false, rewriteLayer(Layer{ID: 1, Image: "a", Parent: 2, Size: mb, Sealed: true})},
+		{"which does not exist", false, rewriteLayer(Layer{ID: 2, Image: "a", Parent: 1, Size: mb, Merging: 9})},
+		{"neither its parent nor its child", false, rewriteLayer(Layer{ID: 2, Image: "a", Parent: 1, Size: mb, Merging: 2})},
+		{"never handed out", false, rewriteLayer(Layer{ID: 500, Image: "a", Parent: 1, Size: mb, Sealed: true})},
 		{"is not the root of image a", false, func(tx *Tx) error {
 			return errors.Join(tx.PutLayer(Layer{ID: 3, Image: "b", Size: mb, Sealed: true}), tx.PutImage(Image{ID: "b", Name: "b", Root: 3, Removed: true}),
 				tx.PutLayer(Layer{ID: 4, Image: "a", Parent: 3, Size: mb, Sealed: true}))
@@ -63,6 +74,11 @@ func TestVerifyFinds(t *testing.T) {
 		{"image gone does not exist", false, func(tx *Tx) error {
 			return tx.PutSnapshot(Snapshot{ID: "x", Image: "gone", Name: "x", Layer: 1})
 		}},
+	}
+}
+
+func brokenIndexes() []breakage {
+	return []breakage{
 		{"is missing", false, func(tx *Tx) error { return tx.del(bChildren, childKey(1, 2)) }},
 		{"is missing", false, func(tx *Tx) error { return tx.del(bNames, []byte("name-a")) }},
 		{"is missing", false, func(tx *Tx) error { return tx.del(bSnapLayers, snapLayerKey(1, "a-s")) }},
@@ -82,7 +98,12 @@ func TestVerifyFinds(t *testing.T) {
 		{"names layer 9", true, func(tx *Tx) error { _, err := tx.PutIntent(Intent{Layer: 9}); return err }},
 		{"names image b", true, func(tx *Tx) error { _, err := tx.PutIntent(Intent{Image: "b"}); return err }},
 		{"the last id given is 0", false, func(tx *Tx) error { _, err := tx.PutIntent(Intent{ID: 5}); return err }},
-	} {
+	}
+}
+
+// TestVerifyFinds breaks one invariant at a time in a healthy catalogue.
+func TestVerifyFinds(t *testing.T) {
+	for _, c := range slices.Concat(brokenImages(), brokenLayers(), brokenIndexes()) {
 		t.Run(c.want, func(t *testing.T) {
 			d, err := Open(newFile(t), Options{NoSync: true})
 			if err != nil {
