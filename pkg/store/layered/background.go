@@ -1,0 +1,154 @@
+package layered
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+
+	"github.com/strata-csi/strata/pkg/jobs"
+	"github.com/strata-csi/strata/pkg/store"
+	"github.com/strata-csi/strata/pkg/store/layered/meta"
+)
+
+// jobLog keeps the rows of background jobs in the catalogue.
+type jobLog struct{ cat *meta.DB }
+
+func (l jobLog) SaveJob(j store.Job) error {
+	row, err := json.Marshal(j)
+	if err != nil {
+		return err
+	}
+	return l.cat.Update(func(tx *meta.Tx) error { return tx.PutJob(j.ID, row) })
+}
+
+func (l jobLog) DeleteJob(id string) error {
+	return l.cat.Update(func(tx *meta.Tx) error { return tx.DeleteJob(id) })
+}
+
+func (l jobLog) LoadJobs() (list []store.Job, err error) {
+	err = l.cat.View(func(tx *meta.Tx) error {
+		list, err = l.in(tx)
+		return err
+	})
+	return list, err
+}
+
+func (jobLog) in(tx *meta.Tx) (list []store.Job, err error) {
+	rows, err := tx.Jobs()
+	for _, r := range rows {
+		var j store.Job
+		if err := json.Unmarshal(r.Row, &j); err != nil {
+			return nil, fmt.Errorf("job %s: %v: %w", r.ID, err, store.ErrCorrupt)
+		}
+		list = append(list, j)
+	}
+	return list, err
+}
+
+// startJobs resumes what the catalogue holds.
+func (st *Store) startJobs() (err error) {
+	runners := map[store.JobKind]jobs.Runner{
+		store.JobFlatten: st.runFlatten,
+		store.JobMerge:   st.runMerge,
+		store.JobDelete:  st.runDelete,
+		store.JobScrub:   st.runScrub,
+		jobIndex:         st.runIndex,
+	}
+	st.jobs, err = jobs.Open(jobLog{st.cat}, runners, jobs.Options{
+		Workers: st.opts.Workers, BytesPerSecond: st.opts.CopyRate, Load: st.gauge, OnEvent: st.jobEvent,
+	})
+	return err
+}
+
+func (st *Store) jobEvent(j store.Job) {
+	if j.State == store.JobFailed {
+		st.opts.OnEvent(Event{Object: fmt.Sprintf("%s of %s", j.Kind, j.Target), Text: "failed: " + j.Error})
+	}
+}
+
+func (st *Store) runDelete(_ context.Context, t *jobs.Task) error {
+	id, err := layerTarget(t.Job())
+	if err != nil {
+		return err
+	}
+	return st.removeFiles(id)
+}
+
+// runScrub reads everything of one layer and compares it with its checksums.
+func (st *Store) runScrub(_ context.Context, t *jobs.Task) error {
+	id, err := layerTarget(t.Job())
+	if err != nil {
+		return err
+	}
+	ref := st.layers.acquire(id)
+	defer st.layers.release(ref)
+	lay, err := ref.get()
+	if err != nil {
+		return err
+	}
+	for _, err := range lay.Verify(true) {
+		return err
+	}
+	return nil
+}
+
+func layerTarget(j store.Job) (meta.LayerID, error) {
+	id, err := strconv.ParseUint(j.Target, 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("%s job for %q: %w", j.Kind, j.Target, store.ErrInvalid)
+	}
+	return meta.LayerID(id), nil
+}
+
+// Jobs implements store.JobRunner.
+func (st *Store) Jobs(context.Context) ([]store.Job, error) {
+	if err := st.alive(); err != nil {
+		return nil, err
+	}
+	return st.jobs.List(), nil
+}
+
+// WatchJob implements store.JobRunner.
+func (st *Store) WatchJob(ctx context.Context, id string, fn func(store.Job) error) error {
+	return st.jobs.Watch(ctx, id, fn)
+}
+
+// PauseJob implements store.JobRunner.
+func (st *Store) PauseJob(_ context.Context, id string) error { return st.jobs.Pause(id) }
+
+// ResumeJob implements store.JobRunner.
+func (st *Store) ResumeJob(_ context.Context, id string) error { return st.jobs.Resume(id) }
+
+// CancelJob implements store.JobRunner. A merge or delete only gives space back
+// late when cancelled, so those are refused.
+func (st *Store) CancelJob(_ context.Context, id string) error {
+	j, err := st.jobs.Get(id)
+	if err != nil {
+		return err
+	}
+	if j.Kind == store.JobMerge || j.Kind == store.JobDelete {
+		return fmt.Errorf("job %s (%s) gives space back and cannot be cancelled; pause it: %w", id, j.Kind, store.ErrUnsupported)
+	}
+	return st.jobs.Cancel(id)
+}
+
+// Idle waits until no background job is queued or running.
+func (st *Store) Idle(ctx context.Context) error {
+	for {
+		busy := ""
+		for _, j := range st.jobs.List() {
+			if j.State == store.JobQueued || j.State == store.JobRunning {
+				busy = j.ID
+				break
+			}
+		}
+		if busy == "" {
+			return nil
+		}
+		_ = st.jobs.Wait(ctx, busy) // a failed job is idle too
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+}

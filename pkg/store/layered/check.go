@@ -1,0 +1,151 @@
+package layered
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/strata-csi/strata/pkg/store"
+	"github.com/strata-csi/strata/pkg/store/layered/layer"
+	"github.com/strata-csi/strata/pkg/store/layered/meta"
+)
+
+// Check implements store.Inspector: the catalogue's invariants, every layer's files
+// against their rows, and files that nothing refers to.
+func (st *Store) Check(ctx context.Context, deep bool) ([]store.Problem, error) {
+	if err := st.alive(); err != nil {
+		return nil, err
+	}
+	var found []store.Problem
+	var rows []meta.Layer
+	pending := map[meta.LayerID]bool{} // files that a queued job will remove
+	err := st.cat.View(func(tx *meta.Tx) error {
+		found = tx.Verify()
+		jobs, err := (jobLog{st.cat}).in(tx)
+		if err != nil {
+			return err
+		}
+		for _, j := range jobs {
+			if id, err := layerTarget(j); err == nil && j.Kind == store.JobDelete {
+				pending[id] = true
+			}
+		}
+		rows, err = allLayers(tx)
+		return err
+	})
+	if err != nil {
+		return found, fmt.Errorf("check: %w", err)
+	}
+	known := map[meta.LayerID]bool{}
+	for _, row := range rows {
+		known[row.ID] = true
+		found = append(found, st.checkLayer(row, deep)...)
+		if err := ctx.Err(); err != nil {
+			return found, err
+		}
+	}
+	return append(found, st.checkFiles(known, pending)...), nil
+}
+
+func allLayers(tx *meta.Tx) (rows []meta.Layer, err error) {
+	err = tx.WalkImages(func(img meta.Image) error {
+		ids, err := tx.LayersOf(img.ID)
+		for _, id := range ids {
+			l, err := tx.Layer(id)
+			if err != nil {
+				return err
+			}
+			rows = append(rows, l)
+		}
+		return err
+	})
+	return rows, err
+}
+
+// checkLayer compares a layer's files with its row. A layer that vanished between
+// the listing and now is no problem; a job has dissolved it.
+func (st *Store) checkLayer(row meta.Layer, deep bool) (found []store.Problem) {
+	ref := st.layers.acquire(row.ID)
+	defer st.layers.release(ref)
+	name := fmt.Sprintf("layer %d of image %s", row.ID, row.Image)
+	add := func(format string, args ...any) {
+		found = append(found, store.Problem{Object: name, Text: fmt.Sprintf(format, args...)})
+	}
+	lay, err := ref.get()
+	if err != nil {
+		if _, gone := st.layerRow(row.ID); errors.Is(gone, store.ErrNotFound) {
+			return nil
+		}
+		add("%v", err)
+		return found
+	}
+	for _, err := range lay.Verify(deep) {
+		add("%v", err)
+	}
+	data, _ := lay.Blocks()
+	now, err := st.layerRow(row.ID)
+	if err != nil || now != row || st.layers.isBusy(row.ID) {
+		return found // it is changing; the next check sees it settled
+	}
+	if row.Sealed && row.Merging == 0 && data < row.Data {
+		add("%d data blocks, the catalogue has %d", data, row.Data)
+	}
+	return found
+}
+
+func (g *registry) isBusy(id meta.LayerID) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.busy[id]
+}
+
+// checkFiles looks for files in the layers directory that nothing refers to.
+func (st *Store) checkFiles(known, pending map[meta.LayerID]bool) (found []store.Problem) {
+	names, err := st.env.FS.List(st.env.Dir)
+	if err != nil {
+		return []store.Problem{{Object: st.env.Dir, Text: err.Error()}}
+	}
+	for _, name := range names {
+		n, ok := layer.ParseName(strings.Replace(name, indexSuffix, ".map", 1))
+		id := meta.LayerID(n)
+		if ok && (known[id] || pending[id] || st.ids.pending(id)) {
+			continue
+		}
+		if _, err := st.layerRow(id); ok && err == nil {
+			continue // made after the listing
+		}
+		found = append(found, store.Problem{Object: st.env.Dir + "/" + name, Text: "no layer of the catalogue has this file", Harmless: true})
+	}
+	return found
+}
+
+func (a *layerIDs) pending(id meta.LayerID) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.inFlight[id]
+}
+
+// Status implements store.Inspector.
+func (st *Store) Status(context.Context) (store.Status, error) {
+	s := store.Status{UUID: st.cat.UUID(), Backend: "layered", Copied: st.copied.Load(), Jobs: st.jobs.List()}
+	if err := st.alive(); err != nil {
+		return s, err
+	}
+	err := st.cat.View(func(tx *meta.Tx) (err error) {
+		s.Images, s.Snapshots, s.Layers, err = tx.Counts()
+		return err
+	})
+	if err != nil {
+		return s, err
+	}
+	if s.Total, s.Free, err = st.opts.FS.Space(st.opts.LayersDir); err != nil {
+		return s, err
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	for id, reason := range st.faulty {
+		s.Faulty = append(s.Faulty, store.Problem{Object: fmt.Sprintf("layer %d", id), Text: reason})
+	}
+	return s, nil
+}
