@@ -38,7 +38,7 @@ func mountable(t *testing.T, fstype string) (mount func(at string)) {
 		t.Skipf("SKIPPED cache id on %s: no loop device: %s", fstype, out)
 	}
 	device := strings.TrimSpace(string(out))
-	t.Cleanup(func() { exec.Command("losetup", "--detach", device).Run() })
+	t.Cleanup(func() { _ = exec.Command("losetup", "--detach", device).Run() })
 	return func(at string) {
 		t.Helper()
 		switch err := unix.Mount(device, at, fstype, 0, ""); {
@@ -47,7 +47,7 @@ func mountable(t *testing.T, fstype string) (mount func(at string)) {
 		default:
 			must(t, err)
 		}
-		t.Cleanup(func() { unix.Unmount(at, unix.MNT_DETACH) })
+		t.Cleanup(func() { _ = unix.Unmount(at, unix.MNT_DETACH) })
 	}
 }
 
@@ -73,7 +73,7 @@ func TestCacheIDOverMounts(t *testing.T) {
 				t.Errorf("a file has id %q, its directory %q", got, before)
 			}
 			must(t, unix.Mount(first, bound, "", unix.MS_BIND, ""))
-			t.Cleanup(func() { unix.Unmount(bound, unix.MNT_DETACH) })
+			t.Cleanup(func() { _ = unix.Unmount(bound, unix.MNT_DETACH) })
 			if got := id(bound); got != before {
 				t.Errorf("a bind mount has id %q, the file system %q", got, before)
 			}
@@ -128,7 +128,7 @@ func TestCacheIDWithoutSuperblockDirectory(t *testing.T) {
 	if err := unix.Mount("none", at, "tmpfs", 0, ""); err != nil {
 		t.Skipf("SKIPPED cache id on tmpfs: mount: %v", err)
 	}
-	t.Cleanup(func() { unix.Unmount(at, unix.MNT_DETACH) })
+	t.Cleanup(func() { _ = unix.Unmount(at, unix.MNT_DETACH) })
 	var st unix.Stat_t
 	must(t, unix.Stat(at, &st))
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")

@@ -278,7 +278,8 @@ func TestPowerCutFollowsItsSeed(t *testing.T) {
 		return content(t, cut, "/f") + strings.Join(names, " ")
 	}
 	for s := range uint64(20) {
-		if see(m.PowerCut(rngOf(s))) != see(m.PowerCut(rngOf(s))) {
+		first, second := see(m.PowerCut(rngOf(s))), see(m.PowerCut(rngOf(s)))
+		if first != second {
 			t.Fatalf("two cuts with seed %d differ", s)
 		}
 	}

@@ -309,18 +309,18 @@ func BenchmarkPool(b *testing.B) {
 	for name, file := range map[string]vfs.File{"below": f, "pooled": pf} {
 		b.Run("read "+name, func(b *testing.B) {
 			for b.Loop() {
-				file.ReadAt(nil, 0)
+				_, _ = file.ReadAt(nil, 0)
 			}
 		})
 		b.Run("write "+name, func(b *testing.B) {
 			for b.Loop() {
-				file.WriteAt(nil, 0)
+				_, _ = file.WriteAt(nil, 0)
 			}
 		})
 		b.Run("parallel read "+name, func(b *testing.B) {
 			b.RunParallel(func(pb *testing.PB) {
 				for pb.Next() {
-					file.ReadAt(nil, 0)
+					_, _ = file.ReadAt(nil, 0)
 				}
 			})
 		})

@@ -228,7 +228,7 @@ func (s *shard) remove(r *request, at *link) {
 }
 
 func conflict(a, b *request) bool {
-	return a.off < b.end && b.off < a.end && !(a.shared && b.shared)
+	return a.off < b.end && b.off < a.end && (!a.shared || !b.shared)
 }
 
 // take answers a request to fill in; give keeps it for the next take.

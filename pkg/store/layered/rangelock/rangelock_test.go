@@ -58,7 +58,7 @@ type asked struct {
 }
 
 func (a *asked) conflicts(b *asked) bool {
-	return a.off < b.off+b.n && b.off < a.off+a.n && !(a.shared && b.shared)
+	return a.off < b.off+b.n && b.off < a.off+a.n && (!a.shared || !b.shared)
 }
 
 func (a *asked) String() string {
