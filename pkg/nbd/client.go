@@ -18,6 +18,9 @@ type Dialer struct {
 	Contexts []string
 	// Timeout bounds each request; 0 means no bound.
 	Timeout time.Duration
+	// Label is what errors call the export, in place of its URI or name. Set it
+	// when the name holds a secret.
+	Label string
 }
 
 // Dial connects to the export that the URI names, see ParseURI.
@@ -31,15 +34,19 @@ func (d *Dialer) Dial(ctx context.Context, uri string) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	label := uri
+	if d.Label != "" {
+		label = d.Label
+	}
 	var nd net.Dialer
 	nc, err := nd.DialContext(ctx, t.Network, t.Address)
 	if err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", uri, err)
+		return nil, fmt.Errorf("connect to %s: %w", label, err)
 	}
 	c, err := d.Start(ctx, nc, t.Export)
 	if err != nil {
 		nc.Close()
-		return nil, fmt.Errorf("connect to %s: %w", uri, err)
+		return nil, fmt.Errorf("connect to %s: %w", label, err)
 	}
 	return c, nil
 }
@@ -55,8 +62,12 @@ func (d *Dialer) Start(ctx context.Context, nc net.Conn, export string) (*Client
 	if err != nil {
 		return nil, err
 	}
+	label := d.Label
+	if label == "" {
+		label = fmt.Sprintf("export %q", export)
+	}
 	l := &link{
-		nc: nc, export: export, n: n, timeout: d.Timeout,
+		nc: nc, label: label, n: n, timeout: d.Timeout,
 		sending: make(chan struct{}, 1),
 		pending: make(map[uint64]*exchange),
 		gone:    make(chan struct{}),
@@ -77,7 +88,7 @@ type Client struct {
 // link is what all copies of a Client share.
 type link struct {
 	nc      net.Conn
-	export  string
+	label   string
 	n       Negotiated
 	timeout time.Duration
 
@@ -210,7 +221,7 @@ func (c *Client) Flush() error {
 		return nil
 	}
 	if err := c.do(&exchange{req: request{cmd: cmdFlush}}, nil); err != nil {
-		return fmt.Errorf("flush export %q: %w", c.export, err)
+		return fmt.Errorf("flush %s: %w", c.label, err)
 	}
 	return nil
 }
@@ -230,7 +241,7 @@ func (c *Client) effect(what string, req request, off, n int64) error {
 }
 
 func (c *Client) failed(what string, off int64, n int, err error) error {
-	return fmt.Errorf("%s %d bytes at %d of export %q: %w", what, n, off, c.export, err)
+	return fmt.Errorf("%s %d bytes at %d of %s: %w", what, n, off, c.label, err)
 }
 
 // Extents calls fn for consecutive extents that cover the range exactly, until it
@@ -243,7 +254,7 @@ func (c *Client) Extents(context string, off, n int64, fn func(length int64, fla
 			fn(n, 0)
 			return nil
 		}
-		return fmt.Errorf("export %q has no metadata context %q", c.export, context)
+		return fmt.Errorf("%s has no metadata context %q", c.label, context)
 	}
 	const piece = 1 << 30
 	for n > 0 {

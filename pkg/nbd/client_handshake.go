@@ -58,7 +58,7 @@ func Negotiate(ctx context.Context, nc net.Conn, export string, w Wish) (Negotia
 		if ctx.Err() != nil {
 			err = ctx.Err()
 		}
-		return Negotiated{}, fmt.Errorf("negotiate export %q: %w", export, err)
+		return Negotiated{}, fmt.Errorf("negotiate: %w", err)
 	}
 	nc.SetDeadline(time.Time{})
 	return g.n, nil

@@ -153,7 +153,7 @@ func (c *Conn) talk() error {
 	s.aligned = h.aligned
 	err = s.run()
 	if cerr := ex.Close(); cerr != nil {
-		err = errors.Join(err, fmt.Errorf("close the export %q: %w", h.name, cerr))
+		err = errors.Join(err, fmt.Errorf("close the export: %w", cerr))
 	}
 	return err
 }

@@ -79,7 +79,7 @@ func TestCutUnderLoad(t *testing.T) {
 				}
 			}()
 		}
-		time.Sleep(time.Duration(rnd.IntN(2000)) * time.Microsecond)
+		<-time.After(time.Duration(rnd.IntN(2000)) * time.Microsecond)
 		conn.Cut()
 		conn.Cut()
 		<-conn.Done()

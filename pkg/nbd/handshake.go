@@ -31,7 +31,6 @@ type handshake struct {
 	c        *Conn
 	due      time.Time // when it must be over
 	noZeroes bool
-	name     string // of the export, once chosen
 	aligned  bool
 
 	structured  bool
@@ -209,9 +208,8 @@ func (h *handshake) open(name string) (Export, error) {
 	h.arm()
 	if err != nil {
 		h.c.srv.reopen(h.c)
-		return nil, fmt.Errorf("open %q: %w", name, err)
+		return nil, fmt.Errorf("open the export: %w", err) // its name may hold a secret
 	}
-	h.name = name
 	if name != h.contextName {
 		h.contexts = nil
 	}

@@ -1,0 +1,72 @@
+package export
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/strata-csi/strata/pkg/nbd"
+	"github.com/strata-csi/strata/pkg/store"
+)
+
+// Publish gives a node the right to an image or snapshot, as the store's Publish
+// does. While a plain session writes to the image it is ErrInUse.
+func (r *Registry) Publish(ctx context.Context, id store.ID, node string, readOnly bool) (store.Publication, error) {
+	o := r.object(id)
+	defer r.release(o)
+	if err := o.enter(ctx); err != nil {
+		return store.Publication{}, fmt.Errorf("publish %s: %w", id, err)
+	}
+	defer o.leave()
+	r.mu.Lock()
+	busy, peer := len(o.plain) > 0, o.peer
+	r.mu.Unlock()
+	if busy {
+		return store.Publication{}, fmt.Errorf("publish %s to %s: %s has it open for writing: %w", id, node, peer, store.ErrInUse)
+	}
+	return r.src.Publish(ctx, id, node, readOnly)
+}
+
+// Unpublish withdraws the right of a node, or of all nodes if node is "", cuts the
+// node's connections and waits until no request of theirs can reach the device. If
+// the context ends before that, the right is withdrawn all the same, and repeating
+// the call waits again.
+func (r *Registry) Unpublish(ctx context.Context, id store.ID, node string) error {
+	o := r.object(id)
+	defer r.release(o)
+	conns, err := r.withdraw(ctx, o, node)
+	if err != nil {
+		return err
+	}
+	if err := cutAndWait(ctx, conns); err != nil {
+		return fmt.Errorf("unpublish %s from %q: wait for requests in flight: %w", id, node, err)
+	}
+	return nil
+}
+
+// withdraw returns the connections that have lost their right.
+func (r *Registry) withdraw(ctx context.Context, o *object, node string) ([]*nbd.Conn, error) {
+	if err := o.enter(ctx); err != nil {
+		return nil, fmt.Errorf("unpublish %s: %w", o.id, err)
+	}
+	defer o.leave()
+	if err := r.src.Unpublish(ctx, o.id, node); err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var conns []*nbd.Conn
+	for _, a := range o.attached {
+		if node == "" || a.node == node {
+			a.withdrawn = true
+			for c := range a.conns {
+				conns = append(conns, c)
+			}
+		}
+	}
+	return conns, nil
+}
+
+// Publications lists those of id, or all if id is "".
+func (r *Registry) Publications(ctx context.Context, id store.ID) ([]store.Publication, error) {
+	return r.src.Publications(ctx, id)
+}
