@@ -43,7 +43,7 @@ func (m *model) set(off int, p []byte) {
 func TestMemAgainstModel(t *testing.T) {
 	const size = 3*4096 + 700
 	rng := rngOf(seed(t))
-	for round := range 30 {
+	for round := range 15 {
 		disk := vfs.NewMem()
 		f := open(t, disk, "/f", os.O_RDWR|os.O_CREATE)
 		must(t, f.Truncate(size))
