@@ -20,6 +20,10 @@ const (
 	formatVersion = 1
 	lockPoll      = 20 * time.Millisecond
 	fileMode      = 0o600
+	// mapSize is the address space taken at once, in bytes: some 200,000 images.
+	mapSize = 256 << 20
+	// growStep is by how much the file grows, in bytes; growing costs a sync.
+	growStep = 256 << 10
 )
 
 // Create makes a new catalogue for the store uuid. It appears under its name whole
@@ -114,8 +118,10 @@ func (d *DB) openFile(o Options) (err error) {
 	d.bolt, err = bolt.Open(d.path, fileMode, &bolt.Options{
 		ReadOnly:     o.ReadOnly,
 		NoSync:       o.NoSync,
-		NoGrowSync:   false,
 		FreelistType: bolt.FreelistMapType,
+		// The mapping cannot grow while a transaction reads, so a long View would hold
+		// up an Update, and that every new View. Address space costs nothing.
+		InitialMmapSize: mapSize,
 		OpenFile: func(path string, flag int, mode os.FileMode) (*os.File, error) {
 			f, err := openLocked(path, flag, mode, o)
 			d.file = f
@@ -124,6 +130,7 @@ func (d *DB) openFile(o Options) (err error) {
 	})
 	switch {
 	case err == nil:
+		d.bolt.AllocSize = growStep
 		return nil
 	case errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrChecksum), errors.Is(err, berrors.ErrVersionMismatch):
 		return fmt.Errorf("%v: %w", err, store.ErrCorrupt)
