@@ -49,6 +49,19 @@ func (v *view) extents(off, n int64, since *change, fn func(store.Extent) bool) 
 	for n > 0 {
 		chunk := off / chunkBytes
 		part := min(n, (chunk+1)*chunkBytes-off)
+		if since == nil && off%chunkBytes == 0 {
+			next, err := v.nextChunk(chunk)
+			if err != nil {
+				return err
+			}
+			if hole := min(next*chunkBytes-off, n); hole > 0 {
+				if !emit(store.Extent{Offset: off, Length: hole, Zero: true}) {
+					return nil
+				}
+				off, n = off+hole, n-hole
+				continue
+			}
+		}
 		var blocks [layer.ChunkBlocks]store.Extent
 		if err := v.describeChunk(chunk, &blocks); err != nil {
 			return err
@@ -124,7 +137,9 @@ func (st *Store) changeSince(from, to store.ID) (*change, error) {
 func (c *change) walk(tx *meta.Tx, st *Store, from, to store.ID) ([]chainRow, error) {
 	s, err := tx.Snapshot(from)
 	if errors.Is(err, store.ErrNotFound) {
-		return nil, fmt.Errorf("base %s is not a snapshot: %w", from, store.ErrInvalid)
+		if _, known := tx.Image(from); known == nil {
+			err = fmt.Errorf("base %s is an image, not a snapshot: %w", from, store.ErrInvalid)
+		}
 	}
 	if err != nil {
 		return nil, err

@@ -81,7 +81,13 @@ func (st *Store) fillAndCut(ctx context.Context, t *jobs.Task, row meta.Layer) (
 		return am, err
 	}
 	defer f.close()
-	for chunk := int64(0); chunk*chunkBytes < row.Overlap; chunk++ {
+	for chunk := int64(0); ; chunk++ {
+		if chunk, err = f.below.nextChunk(chunk); err != nil {
+			return am, err
+		}
+		if chunk*chunkBytes >= row.Overlap {
+			break
+		}
 		if err := f.fill(ctx, chunk); err != nil {
 			return am, err
 		}

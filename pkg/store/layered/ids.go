@@ -82,13 +82,19 @@ type fresh struct {
 
 // makeLayer makes the files of a layer. The caller binds it with keep after its
 // transaction, or removes it with drop.
-func (st *Store) makeLayer(row meta.Layer) (*fresh, error) {
+func (st *Store) makeLayer(row meta.Layer) (*fresh, error) { return st.make(row, layer.Create) }
+
+// makeActive is makeLayer for a head that is written to at once: its first write
+// needs no sync.
+func (st *Store) makeActive(row meta.Layer) (*fresh, error) { return st.make(row, layer.CreateActive) }
+
+func (st *Store) make(row meta.Layer, create func(*layer.Env, layer.Identity) (*layer.Layer, error)) (*fresh, error) {
 	id, err := st.ids.take()
 	if err != nil {
 		return nil, err
 	}
 	row.ID = id
-	lay, err := layer.Create(st.env, identity(row, ""))
+	lay, err := create(st.env, identity(row, ""))
 	if err != nil {
 		_ = layer.Remove(st.env, uint64(id))
 		st.ids.settled(id)

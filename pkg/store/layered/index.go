@@ -173,7 +173,20 @@ func fillIndex(f vfs.File, ids []meta.LayerID, rows []meta.Layer, layers []*laye
 	if err := f.Truncate(at); err != nil {
 		return err
 	}
-	for chunk := range chunks {
+	for chunk := int64(0); ; chunk++ {
+		first := chunks
+		for _, lay := range layers {
+			next, some, err := lay.NextChunk(chunk)
+			if err != nil {
+				return err
+			}
+			if some {
+				first = min(first, next)
+			}
+		}
+		if chunk = first; chunk >= chunks {
+			return nil
+		}
 		record, err := mergeChunk(chunk, rows, layers)
 		if err != nil {
 			return err
@@ -193,7 +206,6 @@ func fillIndex(f vfs.File, ids []meta.LayerID, rows []meta.Layer, layers []*laye
 		}
 		at += int64(len(record))
 	}
-	return nil
 }
 
 // mergeChunk resolves one chunk over the layers; nil if none says anything.

@@ -202,7 +202,15 @@ func (m *merge) move(ctx context.Context) error {
 	if m.push {
 		end = m.upper.Size
 	}
-	for chunk := int64(0); chunk*chunkBytes < end; chunk++ {
+	for chunk := int64(0); ; chunk++ {
+		next, some, err := m.from.NextChunk(chunk)
+		if err != nil {
+			return err
+		}
+		if !some || next*chunkBytes >= end {
+			return m.free()
+		}
+		chunk = next
 		if err := m.moveChunk(ctx, chunk, end); err != nil {
 			return err
 		}
@@ -211,7 +219,6 @@ func (m *merge) move(ctx context.Context) error {
 			return err
 		}
 	}
-	return m.free()
 }
 
 func (m *merge) moveChunk(ctx context.Context, chunk, end int64) error {

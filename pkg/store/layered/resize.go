@@ -100,15 +100,12 @@ func (st *Store) trim(ref *layerRef, intent meta.Intent, size, end int64) error 
 
 // clearBeyond makes the blocks from size to end absent and gives their space back.
 func clearBeyond(lay *layer.Layer, size, end int64) error {
-	var states layer.Chunk
-	for chunk := size / chunkBytes; chunk*chunkBytes < end; chunk++ {
-		some, err := lay.LoadChunk(chunk, &states)
-		if err != nil {
+	for chunk := size / chunkBytes; ; chunk++ {
+		next, some, err := lay.NextChunk(chunk)
+		if err != nil || !some || next*chunkBytes >= end {
 			return err
 		}
-		if !some {
-			continue
-		}
+		chunk = next
 		from := max(size, chunk*chunkBytes)
 		n := (chunk+1)*chunkBytes - from
 		if err := lay.Mark(from/blockSize, n/blockSize, layer.Absent); err != nil {
@@ -118,5 +115,4 @@ func clearBeyond(lay *layer.Layer, size, end int64) error {
 			return err
 		}
 	}
-	return nil
 }

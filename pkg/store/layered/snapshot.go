@@ -136,7 +136,7 @@ func (im *image) freeze(commit func(*sealing) error) error {
 
 // prepare makes the head to come.
 func (s *sealing) prepare() error {
-	next, err := s.im.st.makeLayer(meta.Layer{Image: s.im.id, Parent: s.im.head.id, Size: s.im.view.size.Load(), Overlap: s.im.view.size.Load()})
+	next, err := s.im.st.makeActive(meta.Layer{Image: s.im.id, Parent: s.im.head.id, Size: s.im.view.size.Load(), Overlap: s.im.view.size.Load()})
 	s.next = next
 	return err
 }

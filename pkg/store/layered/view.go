@@ -314,6 +314,34 @@ func (v *view) update(chunk int64, from, n int, zero bool) {
 	}
 }
 
+// nextChunk returns the lowest chunk at or after c that any layer of the chain says
+// something of, and one beyond the view's size if there is none. It spares a walk
+// over the nominal size of a large, sparse image.
+func (v *view) nextChunk(c int64) (int64, error) {
+	t := v.st.srcu.Enter()
+	defer v.st.srcu.Exit(t)
+	v.shards[0].mu.Lock()
+	chain := v.chain
+	v.shards[0].mu.Unlock()
+	best := v.size.Load()/chunkBytes + 1
+	for _, l := range chain {
+		lay, err := l.ref.get()
+		if err != nil {
+			return 0, err
+		}
+		next, some, err := lay.NextChunk(c)
+		if err != nil {
+			return 0, err
+		}
+		if some && next < best {
+			if best = next; best == c {
+				break
+			}
+		}
+	}
+	return max(best, c), nil
+}
+
 // forget drops what is resolved of some chunks.
 func (v *view) forget(chunk, n int64) {
 	for c := chunk; c < chunk+n; c++ {

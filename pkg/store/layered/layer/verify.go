@@ -16,7 +16,7 @@ func (l *Layer) Verify(deep bool) []error {
 	v := verifier{l: l}
 	v.metadata()
 	if deep {
-		for no := range v.pages {
+		for _, no := range v.present {
 			v.readBlocks(no)
 		}
 	}
@@ -24,9 +24,9 @@ func (l *Layer) Verify(deep bool) []error {
 }
 
 type verifier struct {
-	l     *Layer
-	pages int64 // how many pages the map file has room for
-	found []error
+	l       *Layer
+	present []int64 // pages that were ever written
+	found   []error
 }
 
 func (v *verifier) report(format string, args ...any) {
@@ -41,9 +41,9 @@ func (v *verifier) metadata() {
 	if _, err := l.checkSizes(&h); err != nil {
 		v.report("%w", err)
 	}
-	v.pages = (l.pagesEnd.Load() - pageOffset(l.half, 0) + 2*pageSlot - 1) / (2 * pageSlot)
+	v.findPages()
 	var data, zero, last int64
-	for no := range v.pages {
+	for _, no := range v.present {
 		p, err := l.readPage(no)
 		if err != nil {
 			v.found = append(v.found, err)
@@ -57,6 +57,21 @@ func (v *verifier) metadata() {
 		v.report("map pages hold %d data and %d zero blocks, header says %d and %d: %w", data, zero, h.data, h.zero, store.ErrCorrupt)
 	}
 	v.memory(last)
+}
+
+// findPages lists the pages, passing over those that nothing was ever written to.
+func (v *verifier) findPages() {
+	for no := int64(0); ; no++ {
+		next, ok, err := v.l.nextPage(no)
+		if err != nil {
+			v.found = append(v.found, err)
+		}
+		if err != nil || !ok {
+			return
+		}
+		no = next
+		v.present = append(v.present, no)
+	}
 }
 
 // header compares the header on disk with the one in memory and answers that.
