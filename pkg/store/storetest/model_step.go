@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 
 	"github.com/strata-csi/strata/pkg/store"
@@ -221,7 +222,8 @@ func (w *world) act(st *step, g *gate) {
 	}
 	st.overlap = met(low, high)
 	st.churn.t = st.writers[0].t
-	for st.err == nil && st.churn.err == nil && !st.overlap && !st.tired() {
+	for st.err == nil && st.churn.err == nil && !st.overlap && !st.tired() && st.churn.n < mostOps {
+		runtime.Gosched()
 		low, high := st.during(func() { st.churn.err = st.churn.run(w) })
 		st.overlap = met(low, high)
 	}
@@ -304,6 +306,8 @@ func (w *world) countStep(st *step) {
 	w.count(1 + st.churn.done)
 	if st.overlap {
 		w.n.overlapped.Add(1)
+	} else if st.ending == endNone {
+		w.n.missed.Add(1)
 	}
 	if st.reader != nil {
 		w.count(st.reader.n)

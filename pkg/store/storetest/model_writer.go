@@ -97,12 +97,14 @@ func (o op) extents(d store.Device, win []byte, base int64) error {
 }
 
 func isZero(p []byte) bool {
-	for _, b := range p {
-		if b != 0 {
+	var zeros [store.Block]byte
+	for len(p) > len(zeros) {
+		if !bytes.Equal(p[:len(zeros)], zeros[:]) {
 			return false
 		}
+		p = p[len(zeros):]
 	}
-	return true
+	return bytes.Equal(p, zeros[:len(p)])
 }
 
 // apply changes the window at base as the operation must.
