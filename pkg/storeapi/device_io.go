@@ -18,58 +18,59 @@ func (d *device) do(op string, off, length int64, mutate bool, request func(*nbd
 		}
 		return d.fail(op, off, length, store.ErrReadOnly)
 	}
-	err := d.try(off, length, request)
+	used, err := d.try(off, length, request)
 	var errno nbd.Errno
 	if errors.Is(err, store.ErrRange) || errors.As(err, &errno) && (errno == nbd.EINVAL || errno == nbd.ENOSPC) {
-		changed, rerr := d.refresh()
+		now, rerr := d.refresh()
 		switch {
 		case rerr != nil:
 			err = errors.Join(err, rerr)
-		case changed:
-			err = d.try(off, length, request)
+		case now != used: // replaced here, or by another request meanwhile
+			_, err = d.try(off, length, request)
 		}
 	}
 	return d.fail(op, off, length, err)
 }
 
-func (d *device) try(off, length int64, request func(*nbd.Client) error) error {
+// try runs a request and tells on which connection.
+func (d *device) try(off, length int64, request func(*nbd.Client) error) (*nbd.Client, error) {
 	d.io.RLock()
 	defer d.io.RUnlock()
 	conn, err := d.current()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if off < 0 || length < 0 || off > conn.Size() || length > conn.Size()-off {
-		return fmt.Errorf("the image has %d bytes: %w", conn.Size(), store.ErrRange)
+		return conn, fmt.Errorf("the image has %d bytes: %w", conn.Size(), store.ErrRange)
 	}
 	if length == 0 {
-		return nil
+		return conn, nil
 	}
-	return request(conn)
+	return conn, request(conn)
 }
 
 // refresh replaces the connection if the image's size is no longer the one that was
-// negotiated. Writes answered on the old connection are covered by a flush on the
+// negotiated, and returns the one to use. Writes answered on the old connection are covered by a flush on the
 // new one: both end in one device of the store.
-func (d *device) refresh() (changed bool, err error) {
+func (d *device) refresh() (*nbd.Client, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
 	defer cancel()
 	info, err := d.c.Stat(ctx, d.id)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	d.io.Lock()
 	defer d.io.Unlock()
 	old, err := d.current()
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	if old.Size() == info.Size {
-		return false, nil
+		return old, nil
 	}
 	conn, err := d.c.connect(ctx, info)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	d.mu.Lock()
 	d.last = info
@@ -79,7 +80,7 @@ func (d *device) refresh() (changed bool, err error) {
 		d.conn = conn
 	}
 	d.mu.Unlock()
-	return true, old.Close()
+	return conn, old.Close()
 }
 
 // align widens a range to whole blocks of the connection.

@@ -113,6 +113,30 @@ func TestDeviceFollowsResize(t *testing.T) {
 	}
 }
 
+// TestGrowUnderManyRequests: requests that find the image grown at the same time all
+// land, whichever of them replaces the connection.
+func TestGrowUnderManyRequests(t *testing.T) {
+	c, _ := remote(t, memstore.New())
+	img, d := makeImage(t, c, 4*store.Block, 0)
+	defer d.Close()
+	const rounds, writers = 30, 8
+	for round := range int64(rounds) {
+		end := (round + 2) * writers * store.Block
+		if _, err := c.Resize(t.Context(), img.ID, end); err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		for w := range int64(writers) {
+			wg.Go(func() {
+				if _, err := d.WriteAt(bytes.Repeat([]byte{byte(w)}, store.Block), end-(w+1)*store.Block); err != nil {
+					t.Errorf("round %d: %v", round, err)
+				}
+			})
+		}
+		wg.Wait()
+	}
+}
+
 // TestSmallWritesOfOneBlockAllLand: writers of neighbouring bytes, on two devices of
 // one image, do not undo each other.
 func TestSmallWritesOfOneBlockAllLand(t *testing.T) {

@@ -26,6 +26,8 @@ func OpenSource(path string) (*File, error) {
 	// Opening a FIFO would wait for its writer, so look first.
 	if st, err := os.Stat(path); err != nil {
 		return nil, err
+	} else if st.IsDir() {
+		return nil, &os.PathError{Op: "read", Path: path, Err: unix.EISDIR}
 	} else if !seekable(st) {
 		return nil, fmt.Errorf("%s: %w", path, ErrStream)
 	}

@@ -132,10 +132,13 @@ func TestOpenSourceTellsStreams(t *testing.T) {
 	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{fifo, "/dev/zero", t.TempDir()} {
+	for _, path := range []string{fifo, "/dev/zero"} {
 		if _, err := OpenSource(path); !errors.Is(err, ErrStream) {
 			t.Errorf("%s: %v, want %v", path, err, ErrStream)
 		}
+	}
+	if _, err := OpenSource(t.TempDir()); !errors.Is(err, syscall.EISDIR) {
+		t.Errorf("directory: %v", err)
 	}
 	if _, err := OpenSource(filepath.Join(t.TempDir(), "none")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("missing file: %v", err)

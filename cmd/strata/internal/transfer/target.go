@@ -32,7 +32,7 @@ func CreateTarget(path string, size int64, replace bool) (*Target, error) {
 	temp := filepath.Join(filepath.Dir(path), ".strata-export-"+rand.Text()+".part")
 	f, err := os.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
 	if err != nil {
-		return nil, err
+		return nil, &fs.PathError{Op: "create", Path: path, Err: cause(err)}
 	}
 	t := &Target{temp: f.Name(), path: path, replace: replace}
 	if t.File, err = NewSparse(f, size); err != nil {
@@ -75,4 +75,13 @@ func (t *Target) Abort() error {
 	}
 	t.done = true
 	return errors.Join(t.Close(), os.Remove(t.temp))
+}
+
+// cause takes an error out of what names the temporary file.
+func cause(err error) error {
+	var at *fs.PathError
+	if errors.As(err, &at) {
+		return at.Err
+	}
+	return err
 }

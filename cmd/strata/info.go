@@ -1,0 +1,116 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/strata-csi/strata/cmd/strata/internal/size"
+	"github.com/strata-csi/strata/cmd/strata/internal/tree"
+	"github.com/strata-csi/strata/pkg/store"
+)
+
+// infoAnswer is what info prints as JSON: the object's fields, and more.
+type infoAnswer struct {
+	store.Info
+	Usage store.Usage `json:"usage"`
+	Job   *store.Job  `json:"job,omitempty"`
+}
+
+func (c *cli) infoCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:               "info IMAGE[@SNAPSHOT]",
+		Short:             "Describe an image or snapshot",
+		Args:              args(1, 1, "an IMAGE or IMAGE@SNAPSHOT"),
+		ValidArgsFunction: c.completeRefs(1, anyKind),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			i, err := c.object(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			s, err := c.dial()
+			if err != nil {
+				return err
+			}
+			answer := infoAnswer{Info: i}
+			if answer.Usage, err = s.Usage(cmd.Context(), i.ID); err != nil {
+				return err
+			}
+			jobs, err := s.Jobs(cmd.Context())
+			if err != nil {
+				return err
+			}
+			for _, j := range jobs {
+				if j.Kind == store.JobFlatten && j.Target == string(i.ID) {
+					answer.Job = &j
+				}
+			}
+			return c.show(answer, func() error { return answer.print(c.out) })
+		},
+	}
+}
+
+func (a infoAnswer) print(out io.Writer) error {
+	fmt.Fprintf(out, "%s %s\n", a.Kind, a.Ref())
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	row := func(key, value string) {
+		if value != "" {
+			fmt.Fprintf(w, "  %s:\t%s\n", key, value)
+		}
+	}
+	row("id", string(a.ID))
+	row("size", fmt.Sprintf("%s (%d bytes)", size.Human(a.Size), a.Size))
+	row("block size", fmt.Sprint(a.BlockSize))
+	row("created", a.Created.UTC().Format(time.RFC3339))
+	row("state", a.state())
+	if a.Parent != "" {
+		row("parent", fmt.Sprintf("%s (overlap %s)", a.ParentName, size.Human(a.Overlap)))
+	}
+	row("depth", fmt.Sprint(a.Depth))
+	row("limits", a.limits())
+	if a.Kind == store.KindImage {
+		row("snapshots", fmt.Sprint(a.Snapshots))
+	}
+	if a.ImageRemoved {
+		row("image", "removed; this snapshot stays")
+	}
+	row("node", a.Node)
+	row("own", size.Human(a.Usage.Own))
+	row("shared", size.Human(a.Usage.Shared))
+	if a.Usage.Retained > 0 {
+		row("retained", size.Human(a.Usage.Retained))
+	}
+	for _, why := range a.Usage.RetainedFor {
+		row("retained for", why)
+	}
+	return w.Flush()
+}
+
+func (a infoAnswer) state() string {
+	text := string(a.State)
+	if a.Job != nil {
+		text = tree.Progress(*a.Job)
+	}
+	if a.Reason != "" {
+		text += ": " + a.Reason
+	}
+	return text
+}
+
+// limits are the clone depths of the image's own policy; "" for the store's defaults.
+func (a infoAnswer) limits() string {
+	if a.Policy == (store.Policy{}) {
+		return ""
+	}
+	return fmt.Sprintf("clone depth %s soft, %s hard", orDefault(a.Policy.Soft), orDefault(a.Policy.Hard))
+}
+
+func orDefault(n int) string {
+	if n == 0 {
+		return "default"
+	}
+	return fmt.Sprint(n)
+}

@@ -1,0 +1,59 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/strata-csi/strata/cmd/strata/internal/size"
+	"github.com/strata-csi/strata/cmd/strata/internal/table"
+	"github.com/strata-csi/strata/pkg/store"
+)
+
+func (c *cli) lsCmd() *cobra.Command {
+	var long bool
+	cmd := &cobra.Command{
+		Use:               "ls",
+		Short:             "List images; with --long also snapshots and details",
+		Args:              args(0, 0, ""),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := c.dial()
+			if err != nil {
+				return err
+			}
+			var found []store.Info
+			err = s.Walk(cmd.Context(), func(i store.Info) error {
+				if long || i.Kind == store.KindImage {
+					found = append(found, i)
+				}
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+			return c.show(list(found), func() error { return c.printList(found, long) })
+		},
+	}
+	cmd.Flags().BoolVarP(&long, "long", "l", false, "also list snapshots, and show size, parent, depth and state")
+	return cmd
+}
+
+func (c *cli) printList(found []store.Info, long bool) error {
+	if !long {
+		for _, i := range found {
+			fmt.Fprintln(c.out, i.Name)
+		}
+		return nil
+	}
+	t := table.New("NAME", ">SIZE", "PARENT", ">DEPTH", "STATE", "NODE")
+	for _, i := range found {
+		name := i.Ref()
+		if i.ImageRemoved {
+			name += " (image removed)"
+		}
+		t.Row(name, size.Human(i.Size), i.ParentName, fmt.Sprint(i.Depth), string(i.State), i.Node)
+	}
+	_, err := t.WriteTo(c.out)
+	return err
+}

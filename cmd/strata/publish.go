@@ -1,0 +1,146 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/strata-csi/strata/cmd/strata/internal/table"
+	"github.com/strata-csi/strata/pkg/store"
+)
+
+func (c *cli) publishCmd() *cobra.Command {
+	var node string
+	var readOnly bool
+	cmd := &cobra.Command{
+		Use:               "publish --node NODE IMAGE[@SNAPSHOT]",
+		Short:             "Give a node the right to an image or snapshot",
+		Long:              "Give a node the right to an image or snapshot. The epoch and the secret token printed\nare what its connections must show; repeating the command prints the same ones.",
+		Args:              args(1, 1, "an IMAGE or IMAGE@SNAPSHOT"),
+		ValidArgsFunction: c.completeRefs(1, anyKind),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if node == "" {
+				return usagef(cmd, "%s wants --node", cmd.CommandPath())
+			}
+			i, err := c.object(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			p, err := c.client.Publish(cmd.Context(), i.ID, node, readOnly || i.Kind == store.KindSnapshot)
+			if err != nil {
+				return err
+			}
+			return c.show(p, func() error {
+				_, err := fmt.Fprintf(c.out, "epoch %d token %s\n", p.Epoch, p.Token)
+				return err
+			})
+		},
+	}
+	cmd.Flags().StringVar(&node, "node", "", "name of the node")
+	cmd.Flags().BoolVar(&readOnly, "read-only", false, "the right to read only; several nodes may have it")
+	return cmd
+}
+
+func (c *cli) unpublishCmd() *cobra.Command {
+	var node string
+	cmd := &cobra.Command{
+		Use:               "unpublish [--node NODE] IMAGE[@SNAPSHOT]",
+		Short:             "Take the right to an image or snapshot back",
+		Long:              "Take the right to an image or snapshot back, from one node or from all. When the\ncommand returns, connections were cut and no write of theirs can arrive any more.",
+		Args:              args(1, 1, "an IMAGE or IMAGE@SNAPSHOT"),
+		ValidArgsFunction: c.completeRefs(1, anyKind),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			i, err := c.object(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return c.client.Unpublish(cmd.Context(), i.ID, node)
+		},
+	}
+	cmd.Flags().StringVar(&node, "node", "", "only this node's right")
+	return cmd
+}
+
+// publicationAnswer is a publication without its token, which a list need not tell.
+type publicationAnswer struct {
+	Name     string   `json:"name"`
+	ID       store.ID `json:"id"`
+	Node     string   `json:"node"`
+	ReadOnly bool     `json:"readOnly"`
+	Epoch    uint64   `json:"epoch"`
+}
+
+func (c *cli) publicationsCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:               "publications [IMAGE[@SNAPSHOT]]",
+		Short:             "List which nodes have rights to what",
+		Args:              args(0, 1, "at most one IMAGE or IMAGE@SNAPSHOT"),
+		ValidArgsFunction: c.completeRefs(1, anyKind),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := c.dial()
+			if err != nil {
+				return err
+			}
+			var id store.ID
+			if len(args) == 1 {
+				i, err := c.object(cmd.Context(), args[0])
+				if err != nil {
+					return err
+				}
+				id = i.ID
+			}
+			pubs, err := s.Publications(cmd.Context(), id)
+			if err != nil {
+				return err
+			}
+			names := make(map[store.ID]string)
+			err = s.Walk(cmd.Context(), func(i store.Info) error { names[i.ID] = i.Ref(); return nil })
+			if err != nil {
+				return err
+			}
+			slices.SortFunc(pubs, func(a, b store.Publication) int {
+				return cmp.Or(cmp.Compare(names[a.ID], names[b.ID]), cmp.Compare(a.Node, b.Node))
+			})
+			answer := []publicationAnswer{}
+			t := table.New("NAME", "NODE", "ACCESS", ">EPOCH")
+			for _, p := range pubs {
+				answer = append(answer, publicationAnswer{names[p.ID], p.ID, p.Node, p.ReadOnly, p.Epoch})
+				access := "read-write"
+				if p.ReadOnly {
+					access = "read-only"
+				}
+				t.Row(names[p.ID], p.Node, access, fmt.Sprint(p.Epoch))
+			}
+			return c.table(answer, t)
+		},
+	}
+}
+
+func (c *cli) uriCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:               "uri IMAGE[@SNAPSHOT]",
+		Short:             "Print the NBD address of an image or snapshot, for other programs",
+		Example:           "  nbdinfo \"$(strata uri data)\"",
+		Args:              args(1, 1, "an IMAGE or IMAGE@SNAPSHOT"),
+		ValidArgsFunction: c.completeRefs(1, anyKind),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			i, err := c.object(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			uri, err := c.client.URI(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return c.show(struct {
+				ID  store.ID `json:"id"`
+				URI string   `json:"uri"`
+			}{i.ID, uri}, func() error {
+				_, err := fmt.Fprintln(c.out, uri)
+				return err
+			})
+		},
+	}
+}

@@ -1,0 +1,57 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+	"k8s.io/klog/v2"
+	"k8s.io/klog/v2/textlogger"
+
+	"github.com/strata-csi/strata/cmd/strata/internal/size"
+	"github.com/strata-csi/strata/pkg/app"
+)
+
+func (c *cli) storeCmd() *cobra.Command {
+	var cfg app.Config
+	var rate size.Value
+	var verbosity int
+	cmd := &cobra.Command{
+		Use:   "store --data DIR",
+		Short: "Serve a data directory",
+		Long: "Serve a data directory: NBD on DIR/nbd.sock and the store API on DIR/api.sock, and on\n" +
+			"further addresses if asked. --init makes the directory a store, once; without it, a\n" +
+			"directory that is no store is refused. SIGTERM and SIGINT end it in order, a second\n" +
+			"one at once.",
+		Example:           "  strata store --data /var/lib/strata --init\n  strata store --data /var/lib/strata --listen tcp://0.0.0.0:10809",
+		Args:              args(0, 0, ""),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if cfg.Data == "" {
+				return usagef(cmd, "%s wants --data", cmd.CommandPath())
+			}
+			cfg.CopyRate = rate.Bytes
+			cfg.Ready = func(s app.Serving) {
+				if cfg.Init {
+					fmt.Fprintf(c.out, "made store %s in %s\n", s.UUID, cfg.Data)
+				}
+			}
+			log := textlogger.NewLogger(textlogger.NewConfig(textlogger.Output(c.err), textlogger.Verbosity(verbosity)))
+			return app.Store(klog.NewContext(cmd.Context(), log), cfg)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&cfg.Data, "data", "", "data directory")
+	f.BoolVar(&cfg.Init, "init", false, "make the data directory a new store first")
+	f.StringArrayVar(&cfg.NBD, "listen", nil, "further address for NBD: tcp://HOST:PORT or unix:PATH (repeatable)")
+	f.StringArrayVar(&cfg.API, "api-listen", nil, "further address for the store API: unix:PATH or a loopback tcp://HOST:PORT (repeatable)")
+	f.BoolVar(&cfg.OpenTCP, "open-tcp", false, "let anyone who reaches the TCP addresses list and open images by name")
+	f.BoolVar(&cfg.AllowUnsafe, "allow-unsafe", false, "start without CAP_SYS_RESOURCE: kernel NBD devices on this machine could deadlock")
+	f.IntVar(&cfg.Policy.Soft, "soft-depth", 0, "default clone depth above which a flatten is queued (0: 8)")
+	f.IntVar(&cfg.Policy.Hard, "hard-depth", 0, "default clone depth above which clones are refused (0: 64)")
+	f.Var(&rate, "copy-rate", "most bytes a second that background work copies (default: no limit)")
+	f.DurationVar(&cfg.Stop, "stop-timeout", 30*time.Second, "how long an orderly stop may take")
+	f.IntVarP(&verbosity, "verbosity", "v", 0, "log level: 1 lifecycle, 2 refused requests, 4 every request")
+	_ = cmd.MarkFlagDirname("data")
+	return cmd
+}

@@ -1,0 +1,41 @@
+package app
+
+import (
+	"errors"
+
+	"k8s.io/klog/v2"
+
+	"github.com/strata-csi/strata/pkg/store"
+	"github.com/strata-csi/strata/pkg/store/layered"
+)
+
+// openBackend opens the embedded store in the data directory, which it makes first if
+// that was asked for.
+func openBackend(cfg Config, log klog.Logger) (store.Full, error) {
+	if cfg.Backend != nil {
+		return cfg.Backend(cfg.Data)
+	}
+	if cfg.Init {
+		if err := layered.Init(cfg.Data, string(store.NewID())); err != nil {
+			return nil, err
+		}
+	}
+	s, err := layered.Open(cfg.Data, layered.Options{
+		Policy:   cfg.Policy,
+		CopyRate: cfg.CopyRate,
+		OnEvent:  func(e layered.Event) { logEvent(log, e) },
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// logEvent tells the operator what the engine has to say.
+func logEvent(log klog.Logger, e layered.Event) {
+	if e.Err == nil || errors.Is(e.Err, store.ErrClosed) {
+		log.Info(e.Text, "object", e.Object)
+		return
+	}
+	log.Error(e.Err, e.Text, "object", e.Object)
+}

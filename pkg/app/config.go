@@ -1,0 +1,157 @@
+package app
+
+import (
+	"fmt"
+	"net"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/strata-csi/strata/pkg/store"
+)
+
+const (
+	// apiSocket and nbdSocket are the names of the sockets in a data directory.
+	apiSocket = "api.sock"
+	nbdSocket = "nbd.sock"
+	// defaultStop is how long a stop may take.
+	defaultStop = 30 * time.Second
+)
+
+// Config of a store process.
+type Config struct {
+	// Data is the data directory.
+	Data string
+	// Init makes the data directory a store first. It is an error if it is one.
+	Init bool
+	// NBD are further addresses to serve NBD on, beside nbd.sock in the data
+	// directory: "tcp://host:port", "host:port", "unix:path" or a path.
+	NBD []string
+	// API are further addresses for the store API, beside api.sock in the data
+	// directory, in the same forms. TCP must be loopback.
+	API []string
+	// OpenTCP lets NBD clients on TCP open images and snapshots by name, without a
+	// publication, and list them.
+	OpenTCP bool
+	// AllowUnsafe starts although the threads could not be marked as I/O flushers.
+	AllowUnsafe bool
+	// Policy is the clone depth policy of images that set none; zero fields mean
+	// the backend's defaults.
+	Policy store.Policy
+	// CopyRate bounds what background work copies, in bytes a second; 0 is no bound.
+	CopyRate int64
+	// Stop bounds how long a stop may take; 0 means 30 s.
+	Stop time.Duration
+	// Backend, if set, opens the store instead of the embedded engine. Init then
+	// only makes the directory.
+	Backend func(dir string) (store.Full, error)
+	// Ready, if set, is called once everything is served.
+	Ready func(Serving)
+}
+
+// Serving says what a store process serves.
+type Serving struct {
+	// UUID of the store.
+	UUID string
+	// API are the addresses of the store API, NBD the URIs without a name.
+	API, NBD []string
+}
+
+// listen is an address to listen on.
+type listen struct{ network, address string }
+
+func (l listen) String() string { return l.network + ":" + l.address }
+
+// parseListen understands "tcp://host:port", "host:port", "unix://path",
+// "unix:path" and a path, which has a '/'.
+func parseListen(s string) (listen, error) {
+	bad := func(why string) (listen, error) {
+		return listen{}, fmt.Errorf("listen address %q %s; write tcp://host:port or unix:path: %w", s, why, store.ErrInvalid)
+	}
+	scheme, rest, ok := strings.Cut(s, ":")
+	switch {
+	case ok && scheme == "unix":
+		rest = strings.TrimPrefix(rest, "//")
+		if rest == "" {
+			return bad("has no path")
+		}
+		return unixAt(rest)
+	case ok && scheme == "tcp" && strings.HasPrefix(rest, "//"):
+		s = rest[2:]
+	case strings.Contains(s, "/"):
+		return unixAt(s)
+	}
+	if _, _, err := net.SplitHostPort(s); err != nil {
+		return bad("is not understood")
+	}
+	return listen{"tcp", s}, nil
+}
+
+func unixAt(path string) (listen, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return listen{}, fmt.Errorf("listen address %q: %w", path, err)
+	}
+	return listen{"unix", abs}, nil
+}
+
+// loopback tells whether l can be reached from this machine only.
+func (l listen) loopback() bool {
+	if l.network == "unix" {
+		return true
+	}
+	host, _, err := net.SplitHostPort(l.address)
+	if err != nil {
+		return false
+	}
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// listens returns the addresses for NBD and for the API, those in the data directory
+// first.
+func (c Config) listens() (forNBD, forAPI []listen, err error) {
+	forNBD = []listen{{"unix", filepath.Join(c.Data, nbdSocket)}}
+	forAPI = []listen{{"unix", filepath.Join(c.Data, apiSocket)}}
+	for _, s := range c.NBD {
+		l, err := parseListen(s)
+		if err != nil {
+			return nil, nil, err
+		}
+		forNBD = append(forNBD, l)
+	}
+	for _, s := range c.API {
+		l, err := parseListen(s)
+		if err != nil {
+			return nil, nil, err
+		}
+		if !l.loopback() {
+			return nil, nil, fmt.Errorf("API address %q can be reached from other machines, and the API does not authenticate; use 127.0.0.1 or a unix socket: %w", s, store.ErrInvalid)
+		}
+		forAPI = append(forAPI, l)
+	}
+	return forNBD, forAPI, nil
+}
+
+// normal checks the configuration and fills in what was left out.
+func (c Config) normal() (Config, error) {
+	if c.Data == "" {
+		return c, fmt.Errorf("the data directory is not named: %w", store.ErrInvalid)
+	}
+	abs, err := filepath.Abs(c.Data)
+	if err != nil {
+		return c, fmt.Errorf("data directory %q: %w", c.Data, err)
+	}
+	c.Data = abs
+	if c.Stop <= 0 {
+		c.Stop = defaultStop
+	}
+	if c.CopyRate < 0 {
+		return c, fmt.Errorf("copy rate %d is negative: %w", c.CopyRate, store.ErrInvalid)
+	}
+	if err := store.ValidatePolicy(c.Policy); err != nil {
+		return c, err
+	}
+	_, _, err = c.listens()
+	return c, err
+}
