@@ -24,6 +24,8 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	case "ioflusher":
 		helperIOFlusher()
+	case "lock":
+		helperLock()
 	}
 }
 
