@@ -41,11 +41,8 @@ type cli struct {
 // run executes the arguments and returns the exit code: 0, 1 for a failure, 2 for
 // arguments that cannot be understood.
 func run(ctx context.Context, args []string, s streams) int {
-	// The first signal cancels what runs, so that it can tidy up; once it is
-	// cancelled, the next one ends the process.
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	ctx, stop := untilSignal(ctx)
 	defer stop()
-	defer context.AfterFunc(ctx, stop)()
 	c := &cli{streams: s, format: "table"}
 	root := c.root()
 	root.SetArgs(args)
@@ -54,6 +51,14 @@ func run(ctx context.Context, args []string, s streams) int {
 	root.SetErr(s.err)
 	err := root.ExecuteContext(ctx)
 	return c.report(errors.Join(err, c.close()))
+}
+
+// untilSignal ends the context at the first SIGINT or SIGTERM, so that what runs can
+// tidy up. From then on, the next one ends the process.
+func untilSignal(ctx context.Context) (context.Context, func()) {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
 }
 
 func (c *cli) root() *cobra.Command {

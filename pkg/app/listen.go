@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -84,17 +85,20 @@ func vacant(path string) error {
 type unixListener struct {
 	*net.UnixListener
 	path string
+	once sync.Once
+	err  error // of the one Close that did something
 }
 
-// Close implements net.Listener. Closing twice removes nothing twice.
+// Close implements net.Listener. Servers and the stop both close a listener: each
+// returns when the file is gone, and it is removed only once.
 func (l *unixListener) Close() error {
-	if err := l.UnixListener.Close(); err != nil {
-		return err
-	}
-	if err := os.Remove(l.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("socket %s: %w", l.path, err)
-	}
-	return nil
+	l.once.Do(func() {
+		l.err = l.UnixListener.Close()
+		if err := os.Remove(l.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			l.err = errors.Join(l.err, fmt.Errorf("socket %s: %w", l.path, err))
+		}
+	})
+	return l.err
 }
 
 // Addr names the socket where clients find it.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/strata-csi/strata/pkg/store"
@@ -60,6 +61,29 @@ func TestConfigRefuses(t *testing.T) {
 		if _, err := c.normal(); !errors.Is(err, store.ErrInvalid) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// TestEveryCloserWaitsForTheFile: the process may end as soon as any of them returns.
+func TestEveryCloserWaitsForTheFile(t *testing.T) {
+	dir := shortDir(t)
+	for range 200 {
+		ln, err := bind(listen{"unix", filepath.Join(dir, "x.sock")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var closers sync.WaitGroup
+		for range 3 {
+			closers.Go(func() {
+				if err := ln.Close(); err != nil {
+					t.Error(err)
+				}
+				if _, err := os.Lstat(filepath.Join(dir, "x.sock")); !errors.Is(err, os.ErrNotExist) {
+					t.Errorf("the file is still there: %v", err)
+				}
+			})
+		}
+		closers.Wait()
 	}
 }
 
