@@ -66,22 +66,22 @@ func tryFio(l *tool, uri string, options ...string) (fioJob, error) {
 func TestFioVerify(t *testing.T) {
 	l := need(t, "fio")
 	s := start(t)
-	for i, uri := range []func(string) string{s.uri, s.tcpURI} {
+	for network, uri := range map[string]func(string) string{"unix": s.uri, "tcp": s.tcpURI} {
 		for name, options := range map[string][]string{
 			"random 4k": {"--rw=randrw", "--bs=4k", "--iodepth=32", "--verify_backlog=256"},
 			"mixed":     {"--rw=randrw", "--bsrange=4k-128k", "--blockalign=4k", "--iodepth=16", "--fsync=32"},
 			"sectors":   {"--rw=randwrite", "--bs=512", "--iodepth=8", "--io_size=8m"},
 			"stream":    {"--rw=write", "--bs=1m", "--iodepth=8"},
 		} {
-			t.Run(fmt.Sprintf("%s %d", name, i), func(t *testing.T) {
-				image := fmt.Sprintf("img-%d-%s", i, name)
+			t.Run(network+" "+name, func(t *testing.T) {
+				image := network + " " + name
 				s.strata("create", "--size", "64M", "--block-size", "512", image)
 				j := fio(l, uri(image), append(options, "--size=64m", "--verify=crc32c", "--do_verify=1")...)
 				if j.Write.Bytes == 0 || j.Read.Bytes == 0 {
 					t.Errorf("nothing was written or verified: %+v", j)
 				}
 				l.result("%s over %s: verify=crc32c, %d MiB written, %d MiB read, err=0",
-					name, uri("…"), j.Write.Bytes/mib, j.Read.Bytes/mib)
+					name, network, j.Write.Bytes/mib, j.Read.Bytes/mib)
 			})
 		}
 	}

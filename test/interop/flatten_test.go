@@ -20,8 +20,6 @@ func TestFlattenUnderFio(t *testing.T) {
 	s.strata("import", golden, "golden")
 	s.strata("clone", "golden", "child")
 	s.strata("snap", "create", "child@early")
-	var toCopy store.Usage
-	s.query(&toCopy, "du", "golden")
 
 	// fio knows no reconnect; nbdkit's retry filter stands for the kernel client.
 	through := proxy(t, kit, s.uri("child"), []string{"retry"}, "retries=60", "retry-delay=1", "retry-exponential=no")
