@@ -82,7 +82,9 @@ func (d *brittle) PowerCut(rng *rand.Rand) error {
 	}
 	if d.flaw == createForgets && rng == nil {
 		for _, id := range d.fresh {
-			d.s.Remove(context.Background(), id)
+			if err := d.s.Remove(context.Background(), id); err != nil {
+				return err
+			}
 		}
 	}
 	d.dirty, d.fresh = make(map[store.ID]map[int64][]byte), nil
@@ -146,7 +148,9 @@ func (s brittleStore) Snapshot(ctx context.Context, id store.ID, name string) (s
 	i, err := s.bent.Snapshot(ctx, id, name)
 	if s.d.flaw == snapshotUnsettled && len(s.d.dirty[id]) > 0 {
 		s.d.fresh = append(s.d.fresh, i.ID)
-		s.bent.Remove(ctx, i.ID)
+		if err := s.bent.Remove(ctx, i.ID); err != nil {
+			return i, err
+		}
 		for block, old := range s.d.dirty[id] {
 			s.poke(id, block*blk, old)
 		}

@@ -45,7 +45,9 @@ func TestLoopsMutants(t *testing.T) {
 type closingDisk struct{ brittle }
 
 func (d *closingDisk) Crash() error {
-	d.brittle.s.Close()
+	if err := d.s.Close(); err != nil {
+		return err
+	}
 	return d.brittle.Crash()
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"sync/atomic"
 
@@ -189,6 +190,7 @@ func (w *writer) run(g *gate) {
 		}
 		w.acked.Add(1)
 		o.apply(cur, w.off)
+		runtime.Gosched() // so that few processors are enough for writers to meet
 	}
 }
 
@@ -259,5 +261,6 @@ func (r *reader) run(g *gate) {
 			return
 		}
 		r.n++
+		runtime.Gosched()
 	}
 }

@@ -116,8 +116,8 @@ func writeCutsRange(d *bentDevice) { // what is outside is silently left out
 	d.write = func(p []byte, off int64) (int, error) {
 		size := d.Info().Size
 		if off >= 0 && off < size && off+int64(len(p)) > size {
-			d.Device.WriteAt(p[:size-off], off)
-			return len(p), nil
+			_, err := d.Device.WriteAt(p[:size-off], off)
+			return len(p), err
 		}
 		return d.Device.WriteAt(p, off)
 	}
@@ -161,16 +161,15 @@ func closeTwiceHarms(d *bentDevice) { // a closed device still works
 type lazy struct {
 	bent
 	mu   *sync.Mutex
-	held map[store.ID]func()
+	held map[store.ID]func() error
 }
 
 func newLazy(s *memstore.Store) store.Full {
-	return lazy{bent{s}, &sync.Mutex{}, make(map[store.ID]func())}
+	return lazy{bent{s}, &sync.Mutex{}, make(map[store.ID]func() error)}
 }
 
 func (l lazy) drain(id store.ID) {
-	if f := l.held[id]; f != nil {
-		f()
+	if f := l.held[id]; f != nil && f() == nil {
 		delete(l.held, id)
 	}
 }
@@ -189,7 +188,7 @@ func (l lazy) Open(ctx context.Context, id store.ID) (store.Device, error) {
 			return d.WriteAt(p, off)
 		}
 		q := append([]byte(nil), p...)
-		l.held[id] = func() { d.WriteAt(q, off) }
+		l.held[id] = func() error { _, err := d.WriteAt(q, off); return err }
 		return len(p), nil
 	}
 	settled := func() {

@@ -14,12 +14,12 @@ func yield() { runtime.Gosched() }
 
 // poke writes to an image behind the suite's back.
 func (b bent) poke(id store.ID, off int64, p []byte) {
-	d, err := b.Store.Open(context.Background(), id)
+	d, err := b.Open(context.Background(), id)
 	if err != nil {
 		return
 	}
 	defer d.Close()
-	d.WriteAt(p, off)
+	_, _ = d.WriteAt(p, off) // what does not fit is not there
 }
 
 func (b bent) peek(id store.ID, off, length int64) []byte {
@@ -204,9 +204,8 @@ type careless struct{ bent }
 func (c careless) Remove(ctx context.Context, id store.ID) error {
 	err := c.bent.Remove(ctx, id)
 	if err != nil {
-		c.Unpublish(ctx, id, "")
-		if again := c.bent.Remove(ctx, id); again == nil {
-			return nil
+		if again := c.Unpublish(ctx, id, ""); again == nil {
+			return c.bent.Remove(ctx, id)
 		}
 	}
 	return err
@@ -268,7 +267,9 @@ type generous struct{ bent }
 
 func (g generous) Publish(ctx context.Context, id store.ID, node string, ro bool) (store.Publication, error) {
 	if node != "" {
-		g.Unpublish(ctx, id, "")
+		if err := g.Unpublish(ctx, id, ""); err != nil {
+			return store.Publication{}, err
+		}
 	}
 	return g.bent.Publish(ctx, id, node, ro)
 }
@@ -278,7 +279,9 @@ type repeating struct{ bent }
 
 func (r repeating) Create(ctx context.Context, spec store.Spec) (store.Info, error) {
 	if i, err := r.Lookup(ctx, spec.Name); err == nil && spec.Digest != "" && i.Digest == spec.Digest {
-		r.bent.Remove(ctx, i.ID)
+		if err := r.Remove(ctx, i.ID); err != nil {
+			return i, err
+		}
 	}
 	return r.bent.Create(ctx, spec)
 }
@@ -323,7 +326,7 @@ func (l losing) Open(ctx context.Context, id store.ID) (store.Device, error) {
 }
 
 func (l losing) lose() {
-	next := bent{l.Store.Reopen()}
+	next := bent{l.Reopen()}
 	for id, blocks := range l.blocks {
 		for off, old := range blocks {
 			next.poke(id, off, old)
