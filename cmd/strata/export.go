@@ -59,24 +59,30 @@ func (c *cli) exportImage(ctx context.Context, ref, to string, force bool) (answ
 	if err != nil {
 		return answer, err
 	}
-	defer out.abort()
-	dev, err := c.client.Open(ctx, answer.Image.ID)
-	if err != nil {
-		return answer, err
+	answer.Stats, err = c.copyOut(ctx, out, answer.Image)
+	if err == nil {
+		err = out.commit()
 	}
-	defer dev.Close()
-	bar := c.progress("export "+ref, answer.Image.Size)
+	if err != nil {
+		return answer, errors.Join(err, out.abort())
+	}
+	return answer, nil
+}
+
+func (c *cli) copyOut(ctx context.Context, out output, image store.Info) (stats transfer.Stats, err error) {
+	dev, err := c.client.Open(ctx, image.ID)
+	if err != nil {
+		return stats, err
+	}
+	bar := c.progress("export "+image.Ref(), image.Size)
 	o := transfer.Options{Blank: out.blank, Progress: bar.add}
 	if out.sink != nil {
-		answer.Stats, err = transfer.Copy(ctx, out.sink, transfer.Device{Device: dev}, answer.Image.Size, o)
+		stats, err = transfer.Copy(ctx, out.sink, transfer.Device{Device: dev}, image.Size, o)
 	} else {
-		answer.Stats, err = transfer.ToStream(ctx, out.w, transfer.Device{Device: dev}, answer.Image.Size, o)
+		stats, err = transfer.ToStream(ctx, out.w, transfer.Device{Device: dev}, image.Size, o)
 	}
 	bar.done(err == nil)
-	if err != nil {
-		return answer, err
-	}
-	return answer, out.commit()
+	return stats, errors.Join(err, dev.Close())
 }
 
 // output is the target of an export. Either w is set, or sink.
@@ -84,7 +90,7 @@ type output struct {
 	sink  transfer.Sink
 	blank bool
 	w     io.Writer
-	// commit makes the target whole; abort gives it up, and does nothing after commit.
+	// commit makes the target whole; abort gives it up, also after a failed commit.
 	commit, abort func() error
 }
 
@@ -100,7 +106,7 @@ func (c *cli) openOutput(ctx context.Context, to string, bytes int64, force bool
 		if err := fits(e.Size(), bytes); err != nil {
 			return output{}, errors.Join(err, e.Close())
 		}
-		return output{sink: e, commit: e.Close, abort: e.Close}, nil
+		return output{sink: e, commit: e.Close, abort: closed(e)}, nil
 	}
 	st, err := os.Stat(to)
 	switch {
@@ -115,7 +121,15 @@ func (c *cli) openOutput(ctx context.Context, to string, bytes int64, force bool
 	if err != nil {
 		return output{}, err
 	}
-	return output{w: f, commit: f.Close, abort: f.Close}, nil
+	return output{w: f, commit: f.Close, abort: closed(f)}, nil
+}
+
+// closed closes c for an error that is reported already.
+func closed(c io.Closer) func() error {
+	return func() error {
+		_ = c.Close()
+		return nil
+	}
 }
 
 func nothing() error { return nil }
@@ -139,7 +153,7 @@ func deviceOutput(to string, bytes int64, force bool) (output, error) {
 	if err := fits(f.Size(), bytes); err != nil {
 		return output{}, errors.Join(err, f.Close())
 	}
-	return output{sink: f, commit: f.Close, abort: f.Close}, nil
+	return output{sink: f, commit: f.Close, abort: closed(f)}, nil
 }
 
 // fits refuses a target that is too small. What a larger one holds beyond the image

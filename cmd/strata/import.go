@@ -110,7 +110,7 @@ func (c *cli) importImage(ctx context.Context, from string, spec store.Spec) (tr
 	if err != nil {
 		return transferAnswer{}, err
 	}
-	defer in.close()
+	defer func() { _ = in.close() }() // it was only read
 	spec.Size = firstSize
 	if in.src != nil {
 		if in.bytes == 0 {

@@ -23,13 +23,13 @@ const ioFlusherFlags = 0x00080000 | 0x00100000
 // It needs CAP_SYS_RESOURCE, Linux 5.6 and a binary built without cgo.
 func becomeIOFlusher() error {
 	_, _, errno := syscall.AllThreadsSyscall(unix.SYS_PRCTL, unix.PR_SET_IO_FLUSHER, 1, 0)
-	switch {
-	case errno == 0:
-	case errno == syscall.ENOTSUP:
+	switch errno {
+	case 0:
+	case syscall.ENOTSUP:
 		return errors.New("set PR_SET_IO_FLUSHER: this binary was built with cgo, which keeps threads out of reach; build it with CGO_ENABLED=0")
-	case errno == syscall.EPERM:
+	case syscall.EPERM:
 		return fmt.Errorf("set PR_SET_IO_FLUSHER: the process needs CAP_SYS_RESOURCE: %w", errno)
-	case errno == syscall.EINVAL:
+	case syscall.EINVAL:
 		return fmt.Errorf("set PR_SET_IO_FLUSHER: the kernel is older than 5.6: %w", errno)
 	default:
 		return fmt.Errorf("set PR_SET_IO_FLUSHER: %w", errno)

@@ -17,7 +17,7 @@ import (
 func helperLock() {
 	l, err := lockDir(os.Args[len(os.Args)-1])
 	fmt.Println(err)
-	io.Copy(io.Discard, os.Stdin)
+	_, _ = io.Copy(io.Discard, os.Stdin)
 	if l != nil && err == nil {
 		err = l.unlock()
 	}

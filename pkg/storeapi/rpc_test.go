@@ -13,7 +13,6 @@ import (
 	"testing"
 
 	"google.golang.org/grpc"
-	"k8s.io/klog/v2"
 	"k8s.io/klog/v2/textlogger"
 
 	"github.com/strata-csi/strata/pkg/store"
@@ -52,7 +51,7 @@ func serve(t *testing.T, full store.Full, endpoints ...string) (*Client, *logBuf
 func serveIn(t *testing.T, dir string, full store.Full, endpoints ...string) (*Client, *logBuffer) {
 	t.Helper()
 	log := new(logBuffer)
-	var logger klog.Logger = textlogger.NewLogger(textlogger.NewConfig(textlogger.Output(log), textlogger.Verbosity(9)))
+	logger := textlogger.NewLogger(textlogger.NewConfig(textlogger.Output(log), textlogger.Verbosity(9)))
 	l, err := net.Listen("unix", filepath.Join(dir, SocketName))
 	if err != nil {
 		t.Fatal(err)

@@ -117,10 +117,11 @@ func fromStatus(server string, err error) error {
 	return &remoteError{text: st.Message()}
 }
 
-// connectionText takes the cause out of what gRPC wraps around a failed dial:
-// connection error: desc = "transport: Error while dialing: CAUSE".
+// connectionText takes the cause out of what gRPC wraps around it when it cannot
+// connect.
 func connectionText(text string) string {
-	if _, cause, ok := strings.Cut(text, "Error while dialing: "); ok {
+	const wrap = "Error while dialing: " //nolint:misspell // it is gRPC's spelling
+	if _, cause, ok := strings.Cut(text, wrap); ok {
 		return strings.TrimSuffix(cause, `"`)
 	}
 	return text
