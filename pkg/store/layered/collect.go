@@ -208,7 +208,8 @@ func (st *Store) steps(tx *meta.Tx, ancestry []store.ID) ([]flatten.Step, error)
 			return nil, err
 		}
 		roots[i] = img.Root
-		_, queued := st.jobs.Find(store.JobFlatten, string(id))
+		j, found := st.jobs.Find(store.JobFlatten, string(id))
+		queued := found && (j.State == store.JobQueued || j.State == store.JobRunning)
 		steps[i] = flatten.Step{Image: id, Depth: len(ancestry) - 1 - i, Queued: queued}
 	}
 	top, err := tx.Layer(roots[0])

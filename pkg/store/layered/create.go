@@ -163,6 +163,7 @@ func (st *Store) addImage(spec store.Spec, parent func(*meta.Tx, *aftermath) (me
 		if below.Size > spec.Size {
 			return fmt.Errorf("size %d is smaller than the parent's %d bytes: %w", spec.Size, below.Size, store.ErrRange)
 		}
+		img.Overlap = below.Size
 		if err := errors.Join(tx.PutLayer(row), tx.PutImage(img)); err != nil {
 			return err
 		}

@@ -41,18 +41,21 @@ func (a *layerIDs) take() (meta.LayerID, error) {
 }
 
 func (a *layerIDs) reserve() error {
-	return a.st.cat.Update(func(tx *meta.Tx) error {
-		first, err := tx.ReserveLayers(idBatch)
-		if err != nil {
+	var first meta.LayerID
+	err := a.st.cat.Update(func(tx *meta.Tx) (err error) {
+		if first, err = tx.ReserveLayers(idBatch); err != nil {
 			return err
 		}
-		a.next, a.end = first, first+idBatch
 		oldest := first
 		for id := range a.inFlight {
 			oldest = min(oldest, id)
 		}
 		return tx.SetReservedFrom(oldest)
 	})
+	if err == nil {
+		a.next, a.end = first, first+idBatch
+	}
+	return err
 }
 
 // settled says that the layer is bound, or its files are gone.

@@ -143,7 +143,7 @@ func (st *Store) imageInfo(tx *meta.Tx, img meta.Image) (store.Info, error) {
 		return info, err
 	}
 	info.Snapshots = n
-	return info, st.describe(tx, &info, img, img.Head)
+	return info, st.describe(tx, &info, img, img.Head, img.Overlap)
 }
 
 func (st *Store) snapshotInfo(tx *meta.Tx, s meta.Snapshot) (store.Info, error) {
@@ -153,19 +153,23 @@ func (st *Store) snapshotInfo(tx *meta.Tx, s meta.Snapshot) (store.Info, error) 
 	}
 	info := store.Info{ID: s.ID, Kind: store.KindSnapshot, Name: s.Name, Image: img.ID, ImageName: img.Name,
 		ImageRemoved: img.Removed, BlockSize: img.BlockSize, Policy: st.effective(img.Policy), Created: s.Created, Digest: s.Digest}
-	return info, st.describe(tx, &info, img, s.Layer)
+	return info, st.describe(tx, &info, img, s.Layer, s.Overlap)
 }
 
 // describe fills in what follows from the layers: size, lineage, state.
-func (st *Store) describe(tx *meta.Tx, info *store.Info, img meta.Image, top meta.LayerID) error {
-	own, err := ownPath(tx, img, top)
+func (st *Store) describe(tx *meta.Tx, info *store.Info, img meta.Image, top meta.LayerID, overlap int64) error {
+	shown, err := tx.Layer(top)
 	if err != nil {
 		return err
 	}
-	info.Size = own.size
-	if own.parent != 0 {
-		info.Overlap = own.overlap
-		if err := st.describeParent(tx, info, img, own.parent); err != nil {
+	info.Size = shown.Size
+	root, err := tx.Layer(img.Root)
+	if err != nil {
+		return err
+	}
+	if root.Parent != 0 {
+		info.Overlap = min(overlap, root.Overlap)
+		if err := st.describeParent(tx, info, img, root.Parent); err != nil {
 			return err
 		}
 	}
@@ -213,38 +217,11 @@ func (st *Store) stateOf(tx *meta.Tx, info *store.Info, img meta.Image, top meta
 		return store.StateReadOnly, img.Poison
 	}
 	if st.jobs != nil {
-		if _, queued := st.jobs.Find(store.JobFlatten, string(img.ID)); queued && info.Depth > 0 {
+		if j, found := st.jobs.Find(store.JobFlatten, string(img.ID)); found && j.State != store.JobFailed && info.Depth > 0 {
 			return store.StateFlattening, ""
 		}
 	}
 	return store.StateReady, ""
-}
-
-// ownPart is what an image's own layers, from one of them down to the root, amount to.
-type ownPart struct {
-	size    int64
-	parent  meta.LayerID // the foreign layer below the root, 0 for none
-	overlap int64        // bytes of it that are visible
-}
-
-func ownPath(tx *meta.Tx, img meta.Image, top meta.LayerID) (p ownPart, err error) {
-	p.overlap = store.MaxSize
-	for id := top; id != 0; {
-		l, err := tx.Layer(id)
-		if err != nil {
-			return p, err
-		}
-		if id == top {
-			p.size = l.Size
-		}
-		p.overlap = min(p.overlap, l.Size, l.Overlap)
-		if id == img.Root {
-			p.parent = l.Parent
-			return p, nil
-		}
-		id = l.Parent
-	}
-	return p, fmt.Errorf("layer %d of image %s does not stand on its root %d: %w", top, img.ID, img.Root, store.ErrCorrupt)
 }
 
 // effective fills in the store's defaults.

@@ -161,7 +161,7 @@ func (st *Store) revert(tx *meta.Tx, image, snapshot store.ID, head meta.LayerID
 	}
 	row := meta.Layer{ID: head, Image: image, Parent: below.ID, Overlap: below.Size, Size: below.Size}
 	old := img.Head
-	img.Head, img.Poison = head, ""
+	img.Head, img.Poison, img.Overlap = head, "", s.Overlap
 	if err := errors.Join(tx.PutLayer(row), tx.PutImage(img)); err != nil {
 		return row, err
 	}

@@ -64,10 +64,15 @@ func (im *image) resize(size int64) error {
 			return err
 		}
 		row.Size, row.Overlap = size, min(row.Overlap, size)
+		img, err := tx.Image(im.id)
+		if err != nil {
+			return err
+		}
 		if size < old {
+			img.Overlap = min(img.Overlap, size)
 			intent, err = tx.PutIntent(meta.Intent{Kind: intentTrim, Layer: row.ID, Image: im.id, Size: old})
 		}
-		return errors.Join(err, tx.PutLayer(row))
+		return errors.Join(err, tx.PutLayer(row), tx.PutImage(img))
 	})
 	if err != nil {
 		return err

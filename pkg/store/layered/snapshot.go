@@ -40,7 +40,11 @@ func (st *Store) Snapshot(ctx context.Context, id store.ID, name string) (store.
 			if err != nil {
 				return err
 			}
-			s := meta.Snapshot{ID: store.NewID(), Image: id, Name: name, Layer: below.ID, Created: time.Now().UTC()}
+			img, err := tx.Image(id)
+			if err != nil {
+				return err
+			}
+			s := meta.Snapshot{Overlap: img.Overlap, ID: store.NewID(), Image: id, Name: name, Layer: below.ID, Created: time.Now().UTC()}
 			if err := tx.PutSnapshot(s); err != nil {
 				return err
 			}

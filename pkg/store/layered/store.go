@@ -45,6 +45,9 @@ type Options struct {
 	Reserve int64
 	// NoCatalogueSync is for tests that stage no power failure.
 	NoCatalogueSync bool
+	// BeforeCommit is asked before each commit of the catalogue and can fail it, for
+	// tests that stop a store at every step.
+	BeforeCommit func() error
 	// LockTimeout is how long Open waits for another process to let go of the
 	// store; 0 is one second.
 	LockTimeout time.Duration
@@ -142,7 +145,7 @@ func Open(dir string, o Options) (*Store, error) {
 	if _, err := os.Stat(path); err != nil {
 		return nil, fmt.Errorf("open store %s: no catalogue; a new store is made with --init: %w", dir, errNotStore(err))
 	}
-	cat, err := meta.Open(path, meta.Options{NoSync: o.NoCatalogueSync, Timeout: o.LockTimeout})
+	cat, err := meta.Open(path, meta.Options{NoSync: o.NoCatalogueSync, Timeout: o.LockTimeout, BeforeCommit: o.BeforeCommit})
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", dir, err)
 	}
@@ -165,9 +168,6 @@ func errNotStore(err error) error {
 }
 
 func assemble(dir string, o Options, cat *meta.DB) (*Store, error) {
-	if err := o.FS.MkdirAll(o.LayersDir, 0o700); err != nil {
-		return nil, err
-	}
 	cacheID, err := o.FS.CacheID(o.LayersDir)
 	if err != nil {
 		return nil, err

@@ -121,9 +121,11 @@ func (l *ledger) verifyAccount(a *account) error {
 			return err
 		}
 	}
+	// A failed sync may have taken unflushed writes with it; the image must say so.
+	lost := l.lost || there && info.State == store.StateReadOnly
 	var why []string
 	for _, s := range a.alts {
-		reason := s.refuse(there, got, l.lost)
+		reason := s.refuse(there, got, lost)
 		if reason == "" {
 			if !there {
 				delete(l.byRef, a.ref)

@@ -27,6 +27,7 @@ type verifier struct {
 	l       *Layer
 	present []int64 // pages that were ever written
 	found   []error
+	buf     []byte
 }
 
 func (v *verifier) report(format string, args ...any) {
@@ -130,7 +131,6 @@ func lastData(p *page) int64 {
 
 // readBlocks reads the data of a page's blocks, for the sake of I/O errors.
 func (v *verifier) readBlocks(no int64) {
-	buf := make([]byte, verifyRead)
 	var c Chunk
 	for k := range int64(chunksPerPage) {
 		chunk := no*chunksPerPage + k
@@ -144,7 +144,10 @@ func (v *verifier) readBlocks(no int64) {
 			n = min(n, verifyRead/BlockSize)
 			off := (chunk*ChunkBlocks + int64(i)) * BlockSize
 			if s == Data {
-				if err := v.l.ReadData(buf[:n*BlockSize], off); err != nil {
+				if len(v.buf) < n*BlockSize {
+					v.buf = make([]byte, n*BlockSize)
+				}
+				if err := v.l.ReadData(v.buf[:n*BlockSize], off); err != nil {
 					v.found = append(v.found, err)
 				}
 			}

@@ -26,18 +26,23 @@ type Options struct {
 	// NoSync leaves commits in the page cache, for tests: they survive a crash of
 	// the process, not of the machine. Syncs still counts what would be done.
 	NoSync bool
+	// BeforeCommit is asked before each commit; with an error of it nothing is
+	// committed. For tests that stop or fail a store at every step. nil allows all.
+	BeforeCommit func() error
 }
 
 // DB is an open catalogue. All methods may be called concurrently.
 type DB struct {
-	path      string
-	file      *os.File // bbolt's own handle
-	bolt      *bolt.DB
-	uuid      string
-	readOnly  bool
-	syncs     atomic.Int64
-	abandoned atomic.Bool
-	failed    atomic.Pointer[error]
+	path string
+	file *os.File // bbolt's own handle
+	bolt *bolt.DB
+
+	beforeCommit func() error
+	uuid         string
+	readOnly     bool
+	syncs        atomic.Int64
+	abandoned    atomic.Bool
+	failed       atomic.Pointer[error]
 }
 
 // UUID is the identity of the store that was given to Create.
@@ -81,6 +86,11 @@ func (d *DB) Update(fn func(*Tx) error) (err error) {
 	}
 	if !t.dirty {
 		return nil
+	}
+	if d.beforeCommit != nil {
+		if err := d.beforeCommit(); err != nil {
+			return fmt.Errorf("commit to catalogue %s: %w", d.path, err)
+		}
 	}
 	return d.commit(t)
 }

@@ -96,7 +96,7 @@ func syncDir(dir string) error {
 // store.ErrInUse if another process (or DB) holds it, store.ErrUnsupported for
 // another format version, store.ErrCorrupt for a damaged file.
 func Open(path string, o Options) (*DB, error) {
-	d := &DB{path: path, readOnly: o.ReadOnly}
+	d := &DB{path: path, readOnly: o.ReadOnly, beforeCommit: o.BeforeCommit}
 	if err := d.openFile(o); err != nil {
 		return nil, fmt.Errorf("open catalogue %s: %w", path, err)
 	}

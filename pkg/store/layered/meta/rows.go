@@ -25,6 +25,9 @@ type Image struct {
 	Digest    string       `json:"digest,omitempty"`
 	// Origin is the snapshot or image it was cloned from, "" for none.
 	Origin store.ID `json:"origin,omitempty"`
+	// Overlap is how many bytes of the parent the image may show, as of the clone and
+	// every shrink since.
+	Overlap int64 `json:"overlap,omitempty"`
 	// Head is the writable layer, 0 once removed.
 	Head LayerID `json:"head,omitempty"`
 	// Root is the bottom own layer.
@@ -44,7 +47,9 @@ type Snapshot struct {
 	Image store.ID `json:"image"`
 	Name  string   `json:"name"`
 	// Layer is the sealed layer whose view the snapshot is.
-	Layer   LayerID   `json:"layer"`
+	Layer LayerID `json:"layer"`
+	// Overlap is the image's at the time of the snapshot.
+	Overlap int64     `json:"overlap,omitempty"`
 	Created time.Time `json:"created"`
 	Digest  string    `json:"digest,omitempty"`
 }
