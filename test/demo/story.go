@@ -204,6 +204,8 @@ func (s *story) grow() (string, error) {
 			if err := s.watchFlatten(g); err != nil {
 				return "", err
 			}
+		}
+		if c.depth > softDepth || c.flattened {
 			flattens++
 		}
 	}
@@ -217,6 +219,7 @@ func (s *story) grow() (string, error) {
 type change struct {
 	data, zero int64 // bytes written and trimmed
 	depth      int   // clone links, after its snapshot was taken
+	flattened  bool  // the depth had been brought down by then
 }
 
 // generation makes one: odd ones are cloned from a snapshot, even ones from the image before
@@ -227,7 +230,8 @@ func (s *story) generation(g int) (c change, err error) {
 		parent = snapshot(g - 1)
 	}
 	begin := time.Now()
-	if err := s.all([]string{"clone", parent, image(g)}); err != nil {
+	var born store.Info
+	if err := s.store.query(s.ctx, &born, "clone", parent, image(g)); err != nil {
 		return c, err
 	}
 	cloned := time.Since(begin)
@@ -246,8 +250,13 @@ func (s *story) generation(g int) (c change, err error) {
 	if c.depth, err = s.store.depth(s.ctx, image(g)); err != nil {
 		return c, err
 	}
-	fmt.Printf("    %s: clone of %-9s in %3d ms, %4.1f MiB written, %4.1f MiB trimmed, depth %d\n",
-		image(g), parent, cloned.Milliseconds(), float64(c.data)/float64(mib), float64(c.zero)/float64(mib), c.depth)
+	c.flattened = c.depth < born.Depth
+	note := ""
+	if c.flattened {
+		note = ", flattened in the meantime"
+	}
+	fmt.Printf("    %s: clone of %-9s in %3d ms at depth %d, %3.1f MiB written, %3.1f MiB trimmed%s\n",
+		image(g), parent, cloned.Milliseconds(), born.Depth, float64(c.data)/float64(mib), float64(c.zero)/float64(mib), note)
 	return c, nil
 }
 
