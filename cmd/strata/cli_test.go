@@ -24,6 +24,22 @@ func TestEverySentinelHasAHint(t *testing.T) {
 	}
 }
 
+func TestTooDeep(t *testing.T) {
+	for _, c := range []struct {
+		info store.Info
+		want bool
+	}{
+		{store.Info{Depth: 8, Policy: store.Policy{Soft: 8}}, false},
+		{store.Info{Depth: 9, Policy: store.Policy{Soft: 8}}, true},
+		{store.Info{Depth: 9}, false}, // the limit is not known
+		{store.Info{Depth: 1, State: store.StateFlattening}, true},
+	} {
+		if got := tooDeep(c.info); got != c.want {
+			t.Errorf("%+v: %v", c.info, got)
+		}
+	}
+}
+
 func TestReport(t *testing.T) {
 	for _, c := range []struct {
 		format format

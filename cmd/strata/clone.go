@@ -34,8 +34,8 @@ func (c *cli) cloneCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if i.State == store.StateFlattening {
-				c.note("%s is %d clone links deep, above its soft limit; a flatten is queued", i.Name, i.Depth)
+			if tooDeep(i) {
+				c.note("%s is %d clone links deep, above its soft limit; a flatten is queued, see: strata jobs ls", i.Name, i.Depth)
 			}
 			return c.quiet(i)
 		},
@@ -43,4 +43,10 @@ func (c *cli) cloneCmd() *cobra.Command {
 	cmd.Flags().VarP(&f.size, "size", "s", "size of the clone, at least that of the source (default: the same)")
 	f.policyFlags(cmd)
 	return cmd
+}
+
+// tooDeep tells whether the store has queued a flatten because of this clone: of the
+// clone itself, or of an ancestor that helps more for less.
+func tooDeep(i store.Info) bool {
+	return i.State == store.StateFlattening || i.Policy.Soft > 0 && i.Depth > i.Policy.Soft
 }

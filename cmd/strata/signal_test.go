@@ -126,7 +126,7 @@ func TestStoreFlags(t *testing.T) {
 		"want 1 <= soft":     {"store", "--data", dir, "--soft-depth", "-1"},
 		"unknown flag":       {"store", "--data", dir, "--bogus"},
 		"CAP_SYS_RESOURCE":   {"store", "--help"},
-		"--init":             {"store", "--data", dir, "--allow-unsafe"},
+		"only a new store":   {"store", "--data", dir, "--allow-unsafe"},
 		"takes no arguments": {"store", "--data", dir, "x"},
 	} {
 		cmd := exec.Command(os.Args[0], args...)

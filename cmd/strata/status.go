@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -46,7 +47,7 @@ func printStatus(out io.Writer, st store.Status) error {
 	row := func(key, format string, args ...any) {
 		fmt.Fprintf(w, "  %s:\t"+format+"\n", append([]any{key}, args...)...)
 	}
-	row("backend", "%s %s", st.Backend, st.Version)
+	row("backend", "%s", strings.TrimSpace(st.Backend+" "+st.Version))
 	row("images", "%d", st.Images)
 	row("snapshots", "%d", st.Snapshots)
 	row("layers", "%d", st.Layers)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 
 	"github.com/strata-csi/strata/cmd/strata/internal/size"
 	"github.com/strata-csi/strata/pkg/app"
+	"github.com/strata-csi/strata/pkg/store"
 )
 
 func (c *cli) storeCmd() *cobra.Command {
@@ -37,7 +39,7 @@ func (c *cli) storeCmd() *cobra.Command {
 				}
 			}
 			log := textlogger.NewLogger(textlogger.NewConfig(textlogger.Output(c.err), textlogger.Verbosity(verbosity)))
-			return app.Store(klog.NewContext(cmd.Context(), log), cfg)
+			return adviseStore(app.Store(klog.NewContext(cmd.Context(), log), cfg))
 		},
 	}
 	f := cmd.Flags()
@@ -54,4 +56,21 @@ func (c *cli) storeCmd() *cobra.Command {
 	f.IntVarP(&verbosity, "verbosity", "v", 0, "log level: 1 lifecycle, 2 refused requests, 4 every request")
 	_ = cmd.MarkFlagDirname("data")
 	return cmd
+}
+
+// adviseStore says what to do about a store that does not start: the general hints are
+// about images.
+func adviseStore(err error) error {
+	for _, h := range []hint{
+		{store.ErrInUse, "stop that process first, or serve another directory"},
+		{store.ErrConflict, "leave --init out to serve a store that exists"},
+		{store.ErrNotFound, "check the path and that its disk is mounted; only a new store needs --init"},
+		{store.ErrCorrupt, "keep a copy of the directory before you try anything"},
+		{store.ErrInvalid, "see: strata store --help"},
+	} {
+		if errors.Is(err, h.is) {
+			return advise(err, "%s", h.text)
+		}
+	}
+	return err
 }

@@ -110,7 +110,7 @@ func TestStoreProcess(t *testing.T) {
 			t.Errorf("%s is left behind: %v", name, err)
 		}
 	}
-	again := mustStart(t, Config{Data: dir})
+	again := mustStart(t, Config{Data: dir, NBD: []string{"127.0.0.1:0"}, API: []string{"127.0.0.1:0"}, OpenTCP: true})
 	defer again.stop()
 	if again.serving.UUID != r.serving.UUID {
 		t.Errorf("the store %s became %s", r.serving.UUID, again.serving.UUID)
@@ -124,6 +124,17 @@ func TestStoreProcess(t *testing.T) {
 	got := make([]byte, len(want))
 	if _, err := d2.ReadAt(got, 12345); err != nil || !bytes.Equal(got, want) {
 		t.Errorf("what was written is gone (%v)", err)
+	}
+	if err := d2.Close(); err != nil {
+		t.Error(err)
+	}
+	tcp, err := dial(t, again.serving.API[1]).Open(t.Context(), img.ID)
+	if err != nil {
+		t.Fatalf("API and NBD by TCP: %v", err)
+	}
+	defer tcp.Close()
+	if _, err := tcp.ReadAt(got, 12345); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("read by TCP differs (%v)", err)
 	}
 }
 
