@@ -124,7 +124,8 @@ func (l *link) BlockSize() int { return int(l.n.MinBlock) }
 func (l *link) ReadOnly() bool { return l.n.ReadOnly() }
 
 // Close tells the server good-bye and closes the connection. Requests in flight
-// end with ErrClosed.
+// end with ErrClosed. The error is that of the good-bye; the connection is closed
+// in any case.
 func (l *link) Close() error {
 	l.mu.Lock()
 	first := l.err == nil
@@ -132,17 +133,21 @@ func (l *link) Close() error {
 		l.err = ErrClosed
 	}
 	l.mu.Unlock()
+	var bye error
 	if first {
 		select {
 		case l.sending <- struct{}{}:
 			l.nc.SetWriteDeadline(time.Now().Add(time.Second))
-			l.write(request{cmd: cmdDisc}, nil)
+			bye = l.write(request{cmd: cmdDisc}, nil)
 			<-l.sending
 		default: // somebody is in the middle of a message
 		}
 	}
 	l.nc.Close()
 	<-l.gone
+	if bye != nil {
+		return fmt.Errorf("close %s: %w", l.label, bye)
+	}
 	return nil
 }
 

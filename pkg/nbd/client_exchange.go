@@ -147,7 +147,7 @@ func (l *link) receive() {
 	for err == nil {
 		err = l.message()
 	}
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		err = errors.New("the server has closed the connection")
 	}
 	l.fail(err)

@@ -55,10 +55,10 @@ func peerOf(u *net.UnixConn) *unix.Ucred {
 		return nil
 	}
 	var cred *unix.Ucred
-	raw.Control(func(fd uintptr) {
+	cerr := raw.Control(func(fd uintptr) {
 		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
 	})
-	if err != nil {
+	if err != nil || cerr != nil {
 		return nil
 	}
 	return cred

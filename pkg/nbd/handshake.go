@@ -131,8 +131,7 @@ func (h *handshake) answer(opt uint32, data []byte) (Export, error) {
 	case optInfo:
 		return h.info(opt, data)
 	case optAbort:
-		h.reply(opt, repAck, nil)
-		return nil, errAborted
+		return nil, errors.Join(errAborted, h.reply(opt, repAck, nil))
 	case optList:
 		return nil, h.list(data)
 	case optStructuredReply:
@@ -164,8 +163,7 @@ func (h *handshake) tooLong(opt, n uint32) error {
 	}
 	switch opt {
 	case optAbort:
-		h.reply(opt, repAck, nil)
-		return errAborted
+		return errors.Join(errAborted, h.reply(opt, repAck, nil))
 	case optList, optStructuredReply, optStartTLS:
 		return h.refuse(opt, repErrInvalid, "the option takes no data")
 	case optInfo, optGo, optListMetaContext, optSetMetaContext:

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 )
@@ -44,16 +45,17 @@ func metaData(name string, queries ...string) []byte {
 	return d
 }
 
-// Every option is answered as the protocol says and the framing stays intact.
-func TestOptions(t *testing.T) {
+type optionCase struct {
+	name string
+	opt  uint32
+	data []byte
+	want []uint32 // types of the replies
+}
+
+func optionCases(t *testing.T) []optionCase {
 	long := bytes.Repeat([]byte("x"), maxOptionData+1)
 	twice := append(goData("disk"), 0)
-	for _, c := range []struct {
-		name string
-		opt  uint32
-		data []byte
-		want []uint32
-	}{
+	return []optionCase{
 		{"info", optInfo, goData("disk"), []uint32{repInfo, repInfo, repAck}},
 		{"info with name and description", optInfo, goData("disk", infoName, infoDescription, 99), []uint32{repInfo, repInfo, repInfo, repInfo, repAck}},
 		{"info of an unknown export", optInfo, goData("nope"), []uint32{repErrUnknown}},
@@ -89,9 +91,14 @@ func TestOptions(t *testing.T) {
 		{"set contexts, none", optSetMetaContext, metaData("disk"), []uint32{repAck}},
 		{"set contexts, no namespace", optSetMetaContext, metaData("disk", "base"), []uint32{repErrInvalid}},
 		{"set contexts, short", optSetMetaContext, metaData("disk", "base:allocation")[:20], []uint32{repErrInvalid}},
-		{"set contexts, many queries", optSetMetaContext, metaData("disk", make2(200, "a:b")...), []uint32{repErrTooBig}},
+		{"set contexts, many queries", optSetMetaContext, metaData("disk", slices.Repeat([]string{"a:b"}, 200)...), []uint32{repErrTooBig}},
 		{"set contexts, 2^32-1 queries", optSetMetaContext, unhex(t, "00000000 ffffffff"), []uint32{repErrInvalid}},
-	} {
+	}
+}
+
+// Every option is answered as the protocol says and the framing stays intact.
+func TestOptions(t *testing.T) {
+	for _, c := range optionCases(t) {
 		t.Run(c.name, func(t *testing.T) {
 			r := newRig(t, 1<<20, Config{})
 			w := r.raw()
@@ -107,14 +114,6 @@ func TestOptions(t *testing.T) {
 			w.expect("67446698 00000000 0000000000000001")
 		})
 	}
-}
-
-func make2(n int, s string) []string {
-	all := make([]string, n)
-	for i := range all {
-		all[i] = s
-	}
-	return all
 }
 
 func TestGoBytes(t *testing.T) {

@@ -16,6 +16,10 @@ const (
 	// standInTick is how long an inline call may last, at least once and at most
 	// twice, before another goroutine reads on.
 	standInTick = time.Millisecond
+	// flushBytes and flushCount bound how long replies are collected while further
+	// requests keep coming.
+	flushBytes = 64 << 10
+	flushCount = 64
 	// slowRequests is how many requests go to workers after an inline call was
 	// that slow: while a device is slow, each of them would need a stand-in.
 	slowRequests = 64
@@ -60,8 +64,13 @@ type session struct {
 	t    *turn
 	word uint64
 	slow int
-	mark int // length of t.out when the inline call began
-	park func()
+	// unsent counts the requests since the last flush.
+	unsent int
+	// eager: look for the next request before sending replies, which makes them
+	// fewer and larger. It costs latency where requests come one by one.
+	eager bool
+	mark  int // length of t.out when the inline call began
+	park  func()
 }
 
 func newSession(c *Conn, ex Export, h *handshake) *session {
@@ -71,13 +80,13 @@ func newSession(c *Conn, ex Export, h *handshake) *session {
 		structured: h.structured, contexts: h.contexts,
 		mem:   c.srv.mem,
 		share: max(c.srv.mem.buffers.limit/4, costOf(MaxPayload)),
-		in:    newInlet(c.nc, cfg.StallTimeout, &c.draining),
 		out:   newOutlet(c.nc, cfg.StallTimeout),
 		freed: make(chan struct{}, 1),
 		slots: make(chan struct{}, maxInFlight),
 		idle:  make(chan struct{}),
 		live:  1,
 	}
+	s.in = newInlet(c.nc, cfg.StallTimeout, &c.draining, s.flush)
 	s.park = s.parked
 	s.watch = time.AfterFunc(time.Hour, s.look)
 	s.watch.Stop()
@@ -146,6 +155,10 @@ func (s *session) flush() {
 		s.out.send(s.t.out)
 		s.t.out = s.t.out[:0]
 	}
+	if s.unsent > 0 {
+		s.eager = s.unsent > 1
+		s.unsent = 0
+	}
 }
 
 // next returns the next request. If that is a small write, its payload has been
@@ -164,6 +177,10 @@ func (s *session) next() (request, error) {
 			missing += req.inlinePayload()
 			if s.t.w-s.t.r >= missing {
 				s.t.r += requestSize
+				if s.unsent == flushCount {
+					s.flush()
+				}
+				s.unsent++
 				return req, nil
 			}
 		}
@@ -188,7 +205,9 @@ func (s *session) receive(size int) error {
 			return errCut
 		}
 	}
-	s.flush()
+	if !s.eager || len(s.t.out) > flushBytes {
+		s.flush()
+	}
 	t := s.t
 	idle := s.park
 	switch {
@@ -205,7 +224,10 @@ func (s *session) receive(size int) error {
 	if s.t != nil {
 		s.t.w += n
 	}
-	if err == io.EOF && idle == nil {
+	if n > 0 && !s.in.parked {
+		s.eager = true // it came while the last one was handled
+	}
+	if errors.Is(err, io.EOF) && idle == nil {
 		return fmt.Errorf("in the middle of a message: %w", io.ErrUnexpectedEOF)
 	}
 	return err

@@ -20,12 +20,18 @@ func (s *session) begin() (word uint64) {
 // become the driver, in which case nothing of the driver's may be touched.
 func (s *session) finishCall(word uint64) bool {
 	if !s.call.CompareAndSwap(word, word+1) {
-		s.mu.Lock() // the stand-in has copied what it needs once it lets go of mu
-		s.mu.Unlock()
 		return false
 	}
 	s.word = word + 1
 	return true
+}
+
+// retire frees the turn of a former driver, once the stand-in has copied from it.
+func (s *session) retire(t *turn) {
+	s.mu.Lock()
+	s.mem.freeTurn(t)
+	s.mu.Unlock()
+	<-s.slots
 }
 
 // look is called by the watch. It runs once per tick while requests are handled

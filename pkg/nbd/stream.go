@@ -42,15 +42,16 @@ type inlet struct {
 	p      []byte
 	n      int
 	err    error
-	idle   func() // not nil: nothing of a message has been received yet
+	dry    func() // called before waiting
+	idle   func() // called after it; not nil: nothing of a message has been received yet
 	parked bool
 	armed  bool      // a read deadline is set
 	due    time.Time // when the rest of the current message must be here
 	spare  []byte
 }
 
-func newInlet(nc net.Conn, stall time.Duration, stop *atomic.Bool) *inlet {
-	in := &inlet{nc: nc, raw: rawOf(nc), stall: stall, stop: stop}
+func newInlet(nc net.Conn, stall time.Duration, stop *atomic.Bool, dry func()) *inlet {
+	in := &inlet{nc: nc, raw: rawOf(nc), stall: stall, stop: stop, dry: dry}
 	in.step = in.attempt
 	return in
 }
@@ -58,10 +59,11 @@ func newInlet(nc net.Conn, stall time.Duration, stop *atomic.Bool) *inlet {
 // errStopped ends reading when the server shuts down in order.
 var errStopped = errors.New("the server stopped reading")
 
-// read receives at least one byte into p. If nothing is there yet and idle is not
-// nil, it calls idle, after which p is no longer used, and returns 0 once there is
-// something. Without idle it is in the middle of a message, the whole of which must
-// arrive in time.
+// read receives at least one byte into p. Before it waits, or if it cannot know
+// whether it will, it calls dry. If nothing is there yet and idle is not nil, it
+// calls idle, after which p is no longer used, and returns 0 once there is something.
+// Without idle it is in the middle of a message, the whole of which must arrive in
+// time.
 func (in *inlet) read(p []byte, idle func()) (int, error) {
 	if idle != nil {
 		in.due = time.Time{}
@@ -98,7 +100,12 @@ func (in *inlet) attempt(fd uintptr) bool {
 	}
 	switch {
 	case err == unix.EAGAIN:
-		in.parked = true
+		// What becomes readable from here on is not missed: the poller was prepared
+		// before the attempt to read.
+		if !in.parked {
+			in.parked = true
+			in.dry()
+		}
 		if in.idle != nil {
 			in.p = nil
 			in.idle()
@@ -137,6 +144,7 @@ func transferTime(n int) time.Duration {
 }
 
 func (in *inlet) readPlain(p []byte, idle func()) (int, error) {
+	in.dry()
 	if idle != nil {
 		idle()
 		in.nc.SetReadDeadline(time.Time{})

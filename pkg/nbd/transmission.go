@@ -151,8 +151,7 @@ func (s *session) serveInline(req request) (driving bool) {
 		return true
 	}
 	s.out.send(reply)
-	s.mem.freeTurn(t)
-	<-s.slots
+	s.retire(t)
 	return false
 }
 

@@ -22,21 +22,21 @@ func (w *wire) status(flags, cmd uint16, off uint64, n uint32, payload []byte) E
 
 const testSize = 8 << 20
 
-// Every command with every kind of fault gets the number the protocol names, and
-// the connection goes on.
-func TestCommands(t *testing.T) {
+type commandCase struct {
+	name    string
+	flags   uint16
+	cmd     uint16
+	off     uint64
+	n       uint32
+	payload []byte
+	want    Errno
+	ro      Errno // on a read-only export
+}
+
+func commandCases() []commandCase {
 	page := bytes.Repeat([]byte{7}, 4096)
 	large := bytes.Repeat([]byte{8}, 1<<20)
-	for _, c := range []struct {
-		name    string
-		flags   uint16
-		cmd     uint16
-		off     uint64
-		n       uint32
-		payload []byte
-		want    Errno
-		ro      Errno // on a read-only export
-	}{
+	return []commandCase{
 		{"write", 0, cmdWrite, 4096, 4096, page, 0, EPERM},
 		{"write with FUA", cmdFlagFUA, cmdWrite, 4096, 4096, page, 0, EPERM},
 		{"large write", 0, cmdWrite, 4096, 1 << 20, large, 0, EPERM},
@@ -68,7 +68,13 @@ func TestCommands(t *testing.T) {
 		{"block status without contexts", 0, cmdBlockStatus, 0, 4096, nil, EINVAL, EINVAL},
 		{"resize", 0, 8, 0, 4096, nil, EINVAL, EINVAL},
 		{"unknown command", 0, 4711, 0, 4096, nil, EINVAL, EINVAL},
-	} {
+	}
+}
+
+// Every command with every kind of fault gets the number the protocol names, and
+// the connection goes on.
+func TestCommands(t *testing.T) {
+	for _, c := range commandCases() {
 		t.Run(c.name, func(t *testing.T) {
 			for _, ro := range []bool{false, true} {
 				r := newRig(t, testSize, Config{})
