@@ -34,9 +34,11 @@ generated() {
   copy=$(mktemp -d)
   # shellcheck disable=SC2064 # the path is wanted as it is now
   trap "rm -rf '$copy'" RETURN
-  cp -a . "$copy/strata"
-  (cd "$copy/strata" && hack/update.sh >"$copy/log" 2>&1) || { cat "$copy/log"; return 1; }
-  diff -r -q --exclude=.git --exclude=bin . "$copy/strata" || { echo "run: make update"; return 1; }
+  mkdir "$copy/before"
+  cp -a cmd pkg test hack go.mod go.sum "$copy/before"
+  cp -a "$copy/before" "$copy/after"
+  (cd "$copy/after" && hack/update.sh >"$copy/log" 2>&1) || { cat "$copy/log"; return 1; }
+  diff -r -q "$copy/before" "$copy/after" || { echo "run: make update"; return 1; }
 }
 
 static() {

@@ -29,7 +29,8 @@ func main() {
 	seed := flag.Uint64("seed", 1, "seed of every random choice")
 	flag.Parse()
 
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// A reader that goes away (make demo | head) must not keep us from tidying up either.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
 	defer stop()
 	if err := run(ctx, *binary, *scratch, *keep, *seed); err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
