@@ -215,11 +215,10 @@ func (q *Queue) settle(ctx context.Context, e *entry, err error) (job store.Job,
 	case gone || killed:
 		return job, false
 	case err == nil:
-		if err = q.log.DeleteJob(job.ID); err == nil {
-			return q.change(e, func() { q.remove(e, true) }), true
-		}
-		// The work is done but its row is not gone: another try finds nothing to do.
-		return q.retry(e, err, busyFirst, busyMost), true
+		// Where the row cannot be deleted, the next Open runs the job again, which
+		// finds nothing to do; nobody has to wait for that.
+		_ = q.log.DeleteJob(job.ID)
+		return q.change(e, func() { q.remove(e, true) }), true
 	case ctx.Err() != nil:
 		return q.stopped(e)
 	case errors.Is(err, store.ErrNoSpace):

@@ -3,6 +3,7 @@ package layered
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 
@@ -50,10 +51,10 @@ func (jobLog) in(tx *meta.Tx) (list []store.Job, err error) {
 func (st *Store) startJobs() (err error) {
 	runners := map[store.JobKind]jobs.Runner{
 		store.JobFlatten: st.runFlatten,
-		store.JobMerge:   st.runMerge,
-		store.JobDelete:  st.runDelete,
+		store.JobMerge:   lasting(st.runMerge),
+		store.JobDelete:  lasting(st.runDelete),
 		store.JobScrub:   st.runScrub,
-		jobIndex:         st.runIndex,
+		jobIndex:         lasting(st.runIndex),
 	}
 	st.jobs, err = jobs.Open(jobLog{st.cat}, runners, jobs.Options{
 		Workers: st.opts.Workers, BytesPerSecond: st.opts.CopyRate, Load: st.gauge, OnEvent: st.jobEvent,
@@ -120,17 +121,50 @@ func (st *Store) PauseJob(_ context.Context, id string) error { return st.jobs.P
 // ResumeJob implements store.JobRunner.
 func (st *Store) ResumeJob(_ context.Context, id string) error { return st.jobs.Resume(id) }
 
-// CancelJob implements store.JobRunner. A merge or delete only gives space back
-// late when cancelled, so those are refused.
+// CancelJob implements store.JobRunner. A merge or delete gives space back; only a
+// failed one may be cancelled, and its space stays until something else changes
+// beside it.
 func (st *Store) CancelJob(_ context.Context, id string) error {
 	j, err := st.jobs.Get(id)
 	if err != nil {
 		return err
 	}
-	if j.Kind == store.JobMerge || j.Kind == store.JobDelete {
+	if j.Kind != store.JobMerge && j.Kind != store.JobDelete {
+		return st.jobs.Cancel(id)
+	}
+	if j.State != store.JobFailed {
 		return fmt.Errorf("job %s (%s) gives space back and cannot be cancelled; pause it: %w", id, j.Kind, store.ErrUnsupported)
 	}
-	return st.jobs.Cancel(id)
+	if err := st.jobs.Cancel(id); err != nil || j.Kind == store.JobDelete {
+		return err
+	}
+	layer, err := layerTarget(j)
+	if err != nil {
+		return err
+	}
+	return st.cat.Update(func(tx *meta.Tx) error {
+		l, err := tx.Layer(layer)
+		if errors.Is(err, store.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		l.Merging = 0
+		return tx.PutLayer(l)
+	})
+}
+
+// lasting makes the errors of a job that gives space back temporary, unless it is
+// known that trying again is of no use.
+func lasting(run jobs.Runner) jobs.Runner {
+	return func(ctx context.Context, t *jobs.Task) error {
+		err := run(ctx, t)
+		if err == nil || ctx.Err() != nil || errors.Is(err, store.ErrCorrupt) || errors.Is(err, store.ErrReadOnly) {
+			return err
+		}
+		return fmt.Errorf("%w (%w: it is tried again)", err, store.ErrBusy)
+	}
 }
 
 // Idle waits until no background job is queued or running.

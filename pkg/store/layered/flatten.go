@@ -371,6 +371,9 @@ func (st *Store) cut(target *layerRef) (am aftermath, err error) {
 			return err
 		}
 		below := row.Parent
+		if _, err := takeIntent(tx, below, row.ID); err != nil {
+			return err
+		}
 		row.Parent, row.Overlap, row.Data = 0, 0, data
 		if err := tx.PutLayer(row); err != nil {
 			return err

@@ -359,13 +359,48 @@ func (m *merge) finish() (am aftermath, err error) {
 func (m *merge) finishFill(tx *meta.Tx, data int64, am *aftermath) (meta.Layer, error) {
 	lower, up := m.lower, m.upper
 	up.Parent, up.Overlap, up.Data = lower.Parent, min(up.Overlap, lower.Overlap), data
-	if err := errors.Join(tx.PutLayer(lower), tx.PutLayer(up)); err != nil {
+	if err := tx.PutLayer(lower); err != nil {
+		return up, err
+	}
+	if err := restack(tx, lower, up); err != nil {
 		return up, err
 	}
 	if err := replaceRoot(tx, lower.Image, lower.ID, up); err != nil {
 		return up, err
 	}
 	return up, m.st.forget(tx, lower, am)
+}
+
+// restack puts the upper on what the lower stands on. Where a merge of that layer
+// with the lower is intended, it is from now on one with the upper.
+func restack(tx *meta.Tx, lower, up meta.Layer) error {
+	intended, err := takeIntent(tx, lower.Parent, lower.ID)
+	if err != nil {
+		return err
+	}
+	if err := tx.PutLayer(up); err != nil || !intended {
+		return err
+	}
+	below, err := tx.Layer(up.Parent)
+	if err != nil {
+		return err
+	}
+	below.Merging = up.ID
+	return tx.PutLayer(below)
+}
+
+// takeIntent takes back the mark of a layer that was to merge with the given child.
+// The job that comes for it finds nothing to do, or another child.
+func takeIntent(tx *meta.Tx, id, child meta.LayerID) (had bool, err error) {
+	if id == 0 {
+		return false, nil
+	}
+	l, err := tx.Layer(id)
+	if err != nil || l.Merging != child {
+		return false, err
+	}
+	l.Merging = 0
+	return true, tx.PutLayer(l)
 }
 
 // finishPush gives the lower everything that names the upper and forgets the upper.

@@ -45,23 +45,7 @@ func TestEverythingAtOnce(t *testing.T) {
 					}
 				})
 			}
-			for _, beside := range []func() error{l.Flush, l.Checkpoint, l.MarkClean, func() error {
-				return l.Rewrite(func(id *Identity) { id.Size++ })
-			}, func() error { l.Verify(true); l.Stats(); return nil }} {
-				side.Go(func() {
-					for {
-						select {
-						case <-stop:
-							return
-						default:
-						}
-						if err := beside(); err != nil && !errors.Is(err, store.ErrBusy) {
-							t.Error(err)
-							return
-						}
-					}
-				})
-			}
+			runBeside(t, l, stop, &side)
 			work.Wait()
 			close(stop)
 			side.Wait()
@@ -73,6 +57,28 @@ func TestEverythingAtOnce(t *testing.T) {
 			}
 			wantSound(t, l)
 			must(t, l.Close())
+		})
+	}
+}
+
+// runBeside keeps everything but writes going until stop is closed.
+func runBeside(t *testing.T, l *Layer, stop chan struct{}, wg *sync.WaitGroup) {
+	t.Helper()
+	rewrite := func() error { return l.Rewrite(func(id *Identity) { id.Size++ }) }
+	look := func() error { l.Verify(true); l.Stats(); l.Identity(); return nil }
+	for _, do := range []func() error{l.Flush, l.Checkpoint, l.MarkClean, rewrite, look} {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if err := do(); err != nil && !errors.Is(err, store.ErrBusy) {
+					t.Error(err)
+					return
+				}
+			}
 		})
 	}
 }

@@ -1,0 +1,200 @@
+package layer
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"github.com/strata-csi/strata/pkg/store"
+	"github.com/strata-csi/strata/pkg/vfs"
+)
+
+// headerWatch checks the order of changes of one map file, over many processes:
+// nothing may count on a header before it is durable.
+type headerWatch struct {
+	mu     sync.Mutex
+	half   int64
+	synced bool // the last header written is durable
+	slot   int64
+	broken error
+}
+
+func (w *headerWatch) see(op vfs.Op) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case op.Kind == vfs.OpSync:
+		w.synced = true
+	case op.Kind != vfs.OpWrite:
+	case op.Offset < 2*headerSize:
+		if slot := op.Offset / headerSize; !w.synced || slot == w.slot {
+			w.broken = fmt.Errorf("header slot %d written while slot %d is not known to be durable", slot, w.slot)
+		}
+		w.slot, w.synced = op.Offset/headerSize, false
+	case !w.synced && (op.Offset == halfOffset(w.half, 0) || op.Offset == halfOffset(w.half, 1)):
+		w.broken = fmt.Errorf("a generation begins before the header that names it is durable")
+	}
+	if w.broken != nil {
+		return w.broken
+	}
+	return nil
+}
+
+// TestNothingCountsOnAHeaderThatIsNotDurable runs random work through crashes of
+// the process, and watches each header write and each begin of a generation.
+func TestNothingCountsOnAHeaderThatIsNotDurable(t *testing.T) {
+	for _, seed := range seeds(t, 3) {
+		rng := newRand(t, seed)
+		mem := vfs.NewMem()
+		env := testEnv(t, mem, minHalf)
+		mustCreate(t, env).Abandon()
+		w := &headerWatch{half: minHalf, synced: true}
+		for range 30 {
+			var k atomic.Int64
+			crash := rng.Int64N(100)
+			faulty := vfs.NewFaulty(mem, vfs.OnKind(vfs.Mutating, func(op vfs.Op) error {
+				if k.Add(1) > crash {
+					return vfs.ErrCrashed
+				}
+				if op.Path == env.MapPath(testID) {
+					return w.see(op)
+				}
+				return nil
+			}))
+			l, _ := mustOpen(t, on(t, env, faulty))
+			randomMarks(t, l, rng)
+			faulty.Crash()
+			l.Abandon()
+			mem.ProcessCrash()
+			if w.broken != nil {
+				t.Fatal(w.broken)
+			}
+		}
+	}
+}
+
+// randomMarks works until the crash: checkpoints back to back, marks right after
+// them, and header changes.
+func randomMarks(t *testing.T, l *Layer, rng *rand.Rand) {
+	t.Helper()
+	for {
+		var err error
+		switch rng.IntN(8) {
+		case 0, 1:
+			err = l.Checkpoint()
+		case 2:
+			err = l.Rewrite(func(id *Identity) { id.Size++ })
+		case 3:
+			err = l.MarkClean()
+		case 4:
+			err = l.updateHeader(func(*header) {})
+		default:
+			err = l.Mark(rng.Int64N(1000), 1, State(rng.IntN(3)))
+		}
+		switch {
+		case errors.Is(err, vfs.ErrCrashed), errors.Is(err, store.ErrReadOnly):
+			return
+		case err != nil:
+			t.Fatal(err)
+		}
+	}
+}
+
+// While an earlier checkpoint has not been able to free its generation, both halves
+// are in use and no further one may begin.
+func TestFailedCheckpointsKeepBothGenerations(t *testing.T) {
+	mem := vfs.NewMem()
+	faulty := vfs.NewFaulty(mem, vfs.OnPath("*.map", vfs.OnKind(vfs.OpWrite, func(op vfs.Op) error {
+		if op.Offset >= pageOffset(bigHalf, 0) {
+			return syscall.EIO
+		}
+		return nil
+	})))
+	env := testEnv(t, faulty, bigHalf)
+	l := mustCreate(t, env)
+	for b := range int64(6) {
+		write(t, l, b, 1, 1)
+		if err := l.Checkpoint(); !errors.Is(err, syscall.EIO) {
+			t.Fatalf("checkpoint: %v, want EIO", err)
+		}
+	}
+	write(t, l, 6, 1, 1)
+	l, _ = crashProcess(t, mem, l, env)
+	for b := range int64(7) {
+		wantState(t, l, b, Data)
+	}
+	must(t, l.Checkpoint())
+	must(t, l.Checkpoint())
+	_, _, l, _ = cutPower(t, mem, env, nil)
+	for b := range int64(7) {
+		wantState(t, l, b, Data)
+	}
+}
+
+// A clean layer names the last record there must be.
+func TestCleanLayerWithoutItsLastRecordIsRefused(t *testing.T) {
+	for _, newCache := range []bool{false, true} {
+		mem := vfs.NewMem()
+		env := testEnv(t, mem, bigHalf)
+		l := mustCreate(t, env)
+		write(t, l, 1, 1, 1)
+		write(t, l, 2, 1, 1)
+		must(t, l.MarkClean())
+		l.Abandon()
+		poke(t, mem, env.MapPath(testID), halfOffset(bigHalf, 1)+recordSize, flip)
+		if newCache {
+			mem = mem.PowerCut(nil)
+		}
+		if _, _, err := Open(on(t, env, mem), testID); !errors.Is(err, store.ErrCorrupt) {
+			t.Errorf("new cache %v: %v, want ErrCorrupt", newCache, err)
+		}
+	}
+}
+
+// hooked is a file system that calls after when a sync of a map file has ended.
+type hooked struct {
+	vfs.FS
+	after func()
+}
+
+func (h hooked) OpenFile(name string, flag int, perm os.FileMode) (vfs.File, error) {
+	f, err := h.FS.OpenFile(name, flag, perm)
+	if _, ok := ParseName(name[len("/layers/"):]); ok && name[len(name)-4:] == mapSuffix {
+		return hookedFile{f, h.after}, err
+	}
+	return f, err
+}
+
+type hookedFile struct {
+	vfs.File
+	after func()
+}
+
+func (h hookedFile) Sync() error {
+	err := h.File.Sync()
+	h.after()
+	return err
+}
+
+func TestSyncDoesNotVouchForAHeaderWrittenAfterIt(t *testing.T) {
+	var l *Layer
+	armed := false
+	env := testEnv(t, hooked{vfs.NewMem(), func() {
+		if armed {
+			armed = false
+			must(t, l.updateHeader(func(h *header) { h.id.Size = 5 }))
+		}
+	}}, bigHalf)
+	l = mustCreate(t, env)
+	write(t, l, 1, 1, 1)
+	armed = true
+	must(t, l.Flush())
+	if armed || l.hdrDurable.Load() == l.hdrWritten.Load() {
+		t.Fatalf("header %d counts as durable, hook ran %v", l.hdrDurable.Load(), !armed)
+	}
+}
