@@ -31,7 +31,9 @@
 // Writers of one step have windows that do not meet, and each works alone, so the state
 // of a window after n of its operations is known. A snapshot or clone made meanwhile
 // must show, in each window, such a state, with n no smaller than what was answered
-// before the call and no larger than what was begun before its answer. The oracle gets
+// before the call and no larger than what was begun before its answer. A write that was
+// under way is in it wholly or not at all; a zero or discard may be in it by half, as
+// backends cut long ones into pieces. The oracle gets
 // the writers' operations up to that cut, the structural operation, and the rest.
 // After a crash all answered operations must be there; each sector of the one that was
 // not answered may be old or new, and the oracle takes what is there. An interrupted

@@ -96,13 +96,17 @@ func (w *world) freeze(st *step, done []int64) error {
 		if err := wr.replay(0, done[i]); err != nil {
 			return err
 		}
+		if err := wr.give(got); err != nil { // half of a zero or discard, perhaps
+			return err
+		}
 	}
 	return nil
 }
 
 // cut finds the prefix of the writer's operations that the window of a view shows. It
 // must have all that were answered before the view was asked for, and none that was
-// begun after it had been made.
+// begun after it had been made. A write that was under way is in it wholly or not at
+// all; a zero or discard, which may be long, may be in it half.
 func (wr *writer) cut(got []byte) (int64, error) {
 	win := bytes.Clone(wr.before)
 	for n := int64(0); ; n++ {
@@ -112,11 +116,33 @@ func (wr *writer) cut(got []byte) (int64, error) {
 		if n == wr.high {
 			break
 		}
-		wr.ops[n].apply(win, wr.off)
+		before := bytes.Clone(win)
+		o := wr.ops[n]
+		o.apply(win, wr.off)
+		if n >= wr.low && o.kind != opWrite && o.mutates() && mixed(got, before, win) == nil {
+			return n, nil
+		}
 	}
 	return 0, fmt.Errorf("%w: writer on %s at %d had %d operations answered before and %d begun at the end; no prefix "+
 		"from %d to %d gives what the view shows; with all of them: %s; the operations: %v",
 		errWrong, wr.t.ref(), wr.off, wr.low, wr.high, wr.low, wr.high, difference(got, win), wr.ops[:wr.high])
+}
+
+// give makes the oracle's window show the given bytes.
+func (wr *writer) give(want []byte) error {
+	has := make([]byte, wr.length)
+	if _, err := wr.t.twin.ReadAt(has, wr.off); err != nil {
+		return fmt.Errorf("read the oracle's %s: %w", wr.t.ref(), err)
+	}
+	for at := int64(0); at < wr.length; at += blk {
+		if bytes.Equal(want[at:at+blk], has[at:at+blk]) {
+			continue
+		}
+		if _, err := wr.t.twin.WriteAt(want[at:at+blk], wr.off+at); err != nil {
+			return fmt.Errorf("the oracle refuses: %w", err)
+		}
+	}
+	return nil
 }
 
 // replay carries operations out on the oracle.
@@ -152,19 +178,7 @@ func (w *world) adopt(wr *writer) error {
 	if err := mixed(got, before, after); err != nil {
 		return fmt.Errorf("%s was interrupted: %w", o, err)
 	}
-	has := make([]byte, wr.length)
-	if _, err := wr.t.twin.ReadAt(has, wr.off); err != nil {
-		return fmt.Errorf("read the oracle's %s: %w", wr.t.ref(), err)
-	}
-	for at := int64(0); at < wr.length; at += blk {
-		if bytes.Equal(got[at:at+blk], has[at:at+blk]) {
-			continue
-		}
-		if _, err := wr.t.twin.WriteAt(got[at:at+blk], wr.off+at); err != nil {
-			return fmt.Errorf("the oracle refuses: %w", err)
-		}
-	}
-	return nil
+	return wr.give(got)
 }
 
 // mixed requires that every sector of got is that of before or that of after.
