@@ -61,7 +61,7 @@ func recoverFrom(t *testing.T, mem *vfs.Mem, env *Env, m *model, rng *rand.Rand)
 func TestCrashAtEveryChange(t *testing.T) {
 	seed := seeds(t, 1)[0]
 	newRand(t, seed)
-	const steps = 60
+	const steps = 45
 	script := func(inject vfs.Injector) (*vfs.Mem, *Env, *model, bool) {
 		mem := vfs.NewMem()
 		env := testEnv(t, mem, bigHalf)
@@ -98,7 +98,7 @@ func TestCrashAtEveryChange(t *testing.T) {
 		if !crashed {
 			t.Fatalf("no crash at change %d of %d", k, total.Load())
 		}
-		for cut := range uint64(4) {
+		for cut := range uint64(3) {
 			m2 := m.fork()
 			after := recoverFrom(t, mem, env, m2, rand.New(rand.NewPCG(seed+cut, uint64(k))))
 			goOn(t, after, env, m2, rand.New(rand.NewPCG(seed, cut)))
@@ -140,7 +140,7 @@ func (m *model) fork() *model {
 // TestManyLives runs random work through many crashes of both kinds, with a
 // journal so small that checkpoints run in the background all the time.
 func TestManyLives(t *testing.T) {
-	n := 12
+	n := 6
 	if testing.Short() {
 		n = 3
 	}

@@ -18,31 +18,48 @@ import (
 // nothing may count on a header before it is durable.
 type headerWatch struct {
 	mu     sync.Mutex
+	file   vfs.File // to look at what was written
 	half   int64
-	synced bool // the last header written is durable
-	slot   int64
+	gen    uint64 // generation that the last durable header names
+	slot   int64  // of the last header written
+	synced bool   // that one is durable
+	begun  []int64
 	broken error
 }
 
+// see is told of each change before it is made.
 func (w *headerWatch) see(op vfs.Op) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	switch {
+	w.check()
+	switch slot := op.Offset / headerSize; {
 	case op.Kind == vfs.OpSync:
-		w.synced = true
+		h, _, err := readHeader(w.file, testID)
+		w.gen, w.synced, w.broken = h.gen, true, errors.Join(w.broken, err)
 	case op.Kind != vfs.OpWrite:
-	case op.Offset < 2*headerSize:
-		if slot := op.Offset / headerSize; !w.synced || slot == w.slot {
+	case slot < 2:
+		if !w.synced || slot == w.slot {
 			w.broken = fmt.Errorf("header slot %d written while slot %d is not known to be durable", slot, w.slot)
 		}
-		w.slot, w.synced = op.Offset/headerSize, false
-	case !w.synced && (op.Offset == halfOffset(w.half, 0) || op.Offset == halfOffset(w.half, 1)):
-		w.broken = fmt.Errorf("a generation begins before the header that names it is durable")
-	}
-	if w.broken != nil {
-		return w.broken
+		w.slot, w.synced = slot, false
+	case op.Offset == halfOffset(w.half, 0) || op.Offset == halfOffset(w.half, 1):
+		w.begun = append(w.begun, op.Offset)
 	}
 	return nil
+}
+
+// check looks at the first records of generations that were begun since.
+func (w *headerWatch) check() {
+	for _, off := range w.begun {
+		var b [recordSize]byte
+		if err := readFull(w.file, b[:], off); err != nil {
+			w.broken = err
+		}
+		if gen := uint64(recordGen(b[:])); gen > w.gen+1 {
+			w.broken = fmt.Errorf("generation %d begins while the durable header names %d", gen, w.gen)
+		}
+	}
+	w.begun = nil
 }
 
 // TestNothingCountsOnAHeaderThatIsNotDurable runs random work through crashes of
@@ -53,7 +70,7 @@ func TestNothingCountsOnAHeaderThatIsNotDurable(t *testing.T) {
 		mem := vfs.NewMem()
 		env := testEnv(t, mem, minHalf)
 		mustCreate(t, env).Abandon()
-		w := &headerWatch{half: minHalf, synced: true}
+		w := &headerWatch{half: minHalf, synced: true, gen: 1}
 		for range 30 {
 			var k atomic.Int64
 			crash := rng.Int64N(100)
@@ -66,10 +83,14 @@ func TestNothingCountsOnAHeaderThatIsNotDurable(t *testing.T) {
 				}
 				return nil
 			}))
+			var err error
+			w.file, err = mem.OpenFile(env.MapPath(testID), os.O_RDONLY, 0)
+			must(t, err)
 			l, _ := mustOpen(t, on(t, env, faulty))
 			randomMarks(t, l, rng)
 			faulty.Crash()
 			l.Abandon()
+			w.check()
 			mem.ProcessCrash()
 			if w.broken != nil {
 				t.Fatal(w.broken)
@@ -153,6 +174,12 @@ func TestCleanLayerWithoutItsLastRecordIsRefused(t *testing.T) {
 		if _, _, err := Open(on(t, env, mem), testID); !errors.Is(err, store.ErrCorrupt) {
 			t.Errorf("new cache %v: %v, want ErrCorrupt", newCache, err)
 		}
+	}
+}
+
+func TestChainsDifferByLayerAndGeneration(t *testing.T) {
+	if chainSeed(1, 1) == chainSeed(1, 2) || chainSeed(1, 1) == chainSeed(2, 1) || chainSeed(1, 2) == chainSeed(2, 1) {
+		t.Fatal("two chains begin alike")
 	}
 }
 

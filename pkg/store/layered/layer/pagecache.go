@@ -17,22 +17,17 @@ type PageCache struct {
 	budget int64
 	used   int64
 	lru    *list.List // of cached, most recent first
-	at     map[pageKey]*list.Element
-}
-
-type pageKey struct {
-	l  *Layer
-	no int64
+	at     map[*Layer]map[int64]*list.Element
 }
 
 type cached struct {
-	key pageKey
-	p   *page
+	l *Layer
+	p *page
 }
 
 // NewPageCache makes a cache of at most budget bytes.
 func NewPageCache(budget int64) *PageCache {
-	return &PageCache{budget: budget, lru: list.New(), at: map[pageKey]*list.Element{}}
+	return &PageCache{budget: budget, lru: list.New(), at: map[*Layer]map[int64]*list.Element{}}
 }
 
 // Used is how many bytes the cached pages cost.
@@ -51,7 +46,7 @@ func (c *PageCache) get(l *Layer, no int64) *page {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e := c.at[pageKey{l, no}]
+	e := c.at[l][no]
 	if e == nil {
 		return nil
 	}
@@ -65,13 +60,15 @@ func (c *PageCache) put(l *Layer, p *page) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	key := pageKey{l, p.no}
-	if e := c.at[key]; e != nil {
+	if e := c.at[l][p.no]; e != nil {
 		e.Value.(*cached).p = p
 		c.lru.MoveToFront(e)
 		return
 	}
-	c.at[key] = c.lru.PushFront(&cached{key, p})
+	if c.at[l] == nil {
+		c.at[l] = map[int64]*list.Element{}
+	}
+	c.at[l][p.no] = c.lru.PushFront(&cached{l, p})
 	c.used += pageCost
 	for c.used > c.budget && c.lru.Len() > 0 {
 		c.evict(c.lru.Back())
@@ -84,7 +81,7 @@ func (c *PageCache) drop(l *Layer, no int64) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e := c.at[pageKey{l, no}]; e != nil {
+	if e := c.at[l][no]; e != nil {
 		c.evict(e)
 	}
 }
@@ -96,17 +93,16 @@ func (c *PageCache) forget(l *Layer) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for e := c.lru.Front(); e != nil; {
-		next := e.Next()
-		if e.Value.(*cached).key.l == l {
-			c.evict(e)
-		}
-		e = next
+	for _, e := range c.at[l] {
+		c.evict(e)
 	}
 }
 
 func (c *PageCache) evict(e *list.Element) {
-	delete(c.at, e.Value.(*cached).key)
-	c.lru.Remove(e)
+	x := c.lru.Remove(e).(*cached)
+	delete(c.at[x.l], x.p.no)
+	if len(c.at[x.l]) == 0 {
+		delete(c.at, x.l)
+	}
 	c.used -= pageCost
 }
