@@ -184,8 +184,8 @@ func TestHalfOpenHandshakes(t *testing.T) {
 			conns = conns[1:]
 		}
 	}
-	if n := r.srv.Stats().Handshakes; n > 16+1 {
-		t.Errorf("%d handshakes are under way", n)
+	for r.srv.Stats().Handshakes > 16 { // those that were dropped last are just leaving
+		runtime.Gosched()
 	}
 	for _, nc := range conns {
 		nc.Close()
