@@ -90,7 +90,8 @@ func (l *Layer) Seal() error {
 }
 
 // makeReady does what must be durable before the first write: it clears the clean
-// mark, or, after the page cache was lost, begins a new generation.
+// mark, or, after the page cache was lost, begins a new generation. A process that
+// ended may have done so too, and not have come to the sync.
 func (l *Layer) makeReady() error {
 	l.ckptMu.Lock()
 	defer l.ckptMu.Unlock()
@@ -109,9 +110,9 @@ func (l *Layer) makeReady() error {
 		if err := l.updateHeader(func(h *header) { h.clean = false }); err != nil {
 			return err
 		}
-		if err := l.ensureHeader(); err != nil {
-			return err
-		}
+	}
+	if err := l.ensureHeader(); err != nil {
+		return err
 	}
 	l.ready.Store(true)
 	if err := l.refusal("write"); err != nil { // poisoned meanwhile

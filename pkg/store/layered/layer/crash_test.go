@@ -113,14 +113,12 @@ func goOn(t *testing.T, mem *vfs.Mem, env *Env, m *model, rng *rand.Rand) {
 	t.Helper()
 	faulty := vfs.NewFaulty(mem, vfs.CrashAt(rng.Int64N(40)))
 	l, _ := mustOpen(t, on(t, env, faulty))
-	m.dirty = false
 	f := &life{env, m, rng}
 	f.run(t, l, 30)
 	faulty.Crash()
 	l.Abandon()
 	mem.ProcessCrash()
 	if rng.IntN(2) == 0 {
-		m.dirty = false // whether a clean mark came in time is tested elsewhere
 		recoverFrom(t, mem, env, m, rng)
 	} else {
 		recoverFrom(t, mem, env, m, nil)
@@ -157,7 +155,6 @@ func TestManyLives(t *testing.T) {
 				e := on(t, env, faulty)
 				e.Pages = NewPageCache(rng.Int64N(4) * pageCost)
 				l, _ := mustOpen(t, e)
-				m.dirty = false
 				f := &life{e, m, rng}
 				f.run(t, l, 200)
 				faulty.Crash()
@@ -167,7 +164,6 @@ func TestManyLives(t *testing.T) {
 				if rng.IntN(2) == 0 {
 					cut = nil
 				}
-				m.dirty = false
 				mem = recoverFrom(t, mem, env, m, cut)
 			}
 		})

@@ -126,6 +126,43 @@ func randomMarks(t *testing.T, l *Layer, rng *rand.Rand) {
 	}
 }
 
+// A process that ended between writing and syncing the header that its first write
+// needs leaves a header that looks right and may vanish.
+func TestHeaderOfFirstWriteIsSyncedAgainAfterProcessCrash(t *testing.T) {
+	for _, lost := range []bool{false, true} {
+		t.Run(fmt.Sprintf("page cache lost before %v", lost), func(t *testing.T) {
+			mem := vfs.NewMem()
+			env := testEnv(t, mem, bigHalf)
+			l := mustCreate(t, env)
+			write(t, l, 1, 1, 1)
+			if lost {
+				must(t, l.Flush())
+				mem = mem.PowerCut(nil)
+			} else {
+				must(t, l.MarkClean())
+			}
+			l.Abandon()
+			last := int64(0) // sync of the map before the first write
+			if lost {
+				last = 1 // the first one is for pages
+			}
+			faulty := vfs.NewFaulty(mem, vfs.OnKind(vfs.OpSync, vfs.FromIndex(last, vfs.ErrCrashed)))
+			l, _ = mustOpen(t, on(t, env, faulty))
+			if err := l.Mark(2, 1, Zero); !errors.Is(err, vfs.ErrCrashed) {
+				t.Fatalf("mark: %v, want the crash", err)
+			}
+			l, _ = crashProcess(t, mem, l, env)
+			gen := l.Stats().Generation
+			write(t, l, 3, 1, 1)
+			_, _, l, rec := cutPower(t, mem, env, nil)
+			if !rec.Lost || rec.Clean || l.hdr.gen != gen {
+				t.Fatalf("recovery %+v, generation %d, want %d", rec, l.hdr.gen, gen)
+			}
+			wantState(t, l, 1, Data)
+		})
+	}
+}
+
 // While an earlier checkpoint has not been able to free its generation, both halves
 // are in use and no further one may begin.
 func TestFailedCheckpointsKeepBothGenerations(t *testing.T) {

@@ -253,7 +253,7 @@ func (m *model) adopt(t testing.TB, l *Layer, lostPower bool) {
 	}
 	m.states, m.acked = m.states[:at+1], at
 	if lostPower {
-		m.states, m.floor, m.acked = [][]State{got}, 0, 0
+		m.states, m.floor, m.acked, m.dirty = [][]State{got}, 0, 0, false
 	}
 }
 

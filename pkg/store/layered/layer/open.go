@@ -133,7 +133,9 @@ func (l *Layer) recover() (Recovery, error) {
 	switch {
 	case cur.seq < h.ckptSeq || h.clean && cur.lastMark < h.endSeq:
 		return rec, fmt.Errorf("map file: journal ends at record %d, before %d: %w", cur.seq, max(h.ckptSeq, h.endSeq), store.ErrCorrupt)
-	case !kept && !h.clean:
+	case !kept && h.clean:
+		limit = max(h.endSeq, h.ckptSeq)
+	case !kept:
 		limit = max(cur.lastCommit, h.ckptSeq)
 	}
 	if err := l.replay(old, cur, limit, &rec); err != nil {
@@ -165,7 +167,6 @@ func (l *Layer) adopt(t tail, rec Recovery) {
 	default:
 		// Nobody knows what was synced: neither COMMITs nor data nor header.
 		l.written.Store(1)
-		l.ready.Store(rec.Poison == "")
 	}
 }
 

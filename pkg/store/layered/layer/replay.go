@@ -2,14 +2,20 @@ package layer
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
 
 	"github.com/strata-csi/strata/pkg/store"
+	"github.com/strata-csi/strata/pkg/vfs"
 )
 
 // scanBuffer is how much of the journal is read at a time, in bytes.
 const scanBuffer = 64 << 10
+
+// scanFirst is how much is read at first: most journals that are looked at are empty.
+const scanFirst = 4 << 10
 
 // tail is where the valid records of a generation end.
 type tail struct {
@@ -29,8 +35,11 @@ func recordGen(b []byte) uint32 { return binary.LittleEndian.Uint32(b[8:]) }
 func (l *Layer) scan(gen, first uint64, before tail, fn func(record) error) (tail, error) {
 	t := tail{gen: gen, first: first, seq: first - 1, chain: chainSeed(l.id, gen), salt: before.salt,
 		lastMark: before.lastMark, lastCommit: before.lastCommit}
-	buf := make([]byte, min(scanBuffer, l.half))
+	buf := make([]byte, min(scanFirst, l.half))
 	for t.pos < l.half {
+		if t.pos > 0 && len(buf) < scanBuffer {
+			buf = make([]byte, scanBuffer)
+		}
 		part := buf[:min(int64(len(buf)), l.half-t.pos)]
 		if err := readFull(l.mapf, part, halfOffset(l.half, gen)+t.pos); err != nil {
 			return t, fmt.Errorf("map file: read journal: %w", err)
@@ -89,10 +98,21 @@ func (l *Layer) scanJournal(kept bool) (old, cur tail, err error) {
 // checkRest looks for records of t's generation after the first bad one. They are
 // appended in order, so when nothing was lost they prove that it was damaged.
 func (l *Layer) checkRest(t tail) error {
-	buf := make([]byte, min(scanBuffer, l.half))
+	var buf []byte
 	var prev uint32 // stored checksum of the record before, whether valid or not
 	seq := t.seq    // of the record before
 	for pos := t.pos; pos < l.half; {
+		skip, err := l.hole(halfOffset(l.half, t.gen)+pos, l.half-pos)
+		if err != nil {
+			return err
+		}
+		if skip > 0 { // a record of zeroes is none
+			pos, seq, prev = pos+skip, seq+uint64(skip/recordSize), 0
+			continue
+		}
+		if buf == nil {
+			buf = make([]byte, min(scanBuffer, l.half))
+		}
 		part := buf[:min(int64(len(buf)), l.half-pos)]
 		if err := readFull(l.mapf, part, halfOffset(l.half, t.gen)+pos); err != nil {
 			return fmt.Errorf("map file: read journal: %w", err)
@@ -118,6 +138,18 @@ func (l *Layer) checkRest(t tail) error {
 		}
 	}
 	return nil
+}
+
+// hole tells how many bytes from off, up to most, were never written, in whole records.
+func (l *Layer) hole(off, most int64) (int64, error) {
+	next, err := vfs.NextData(l.mapf, off)
+	if errors.Is(err, io.EOF) {
+		return most, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("map file: look for journal: %w", err)
+	}
+	return min(next-off, most) / recordSize * recordSize, nil
 }
 
 // replay applies the records after the last checkpoint, up to limit, to pages in
