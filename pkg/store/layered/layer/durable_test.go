@@ -220,6 +220,25 @@ func TestChainsDifferByLayerAndGeneration(t *testing.T) {
 	}
 }
 
+// Were a mark appended although the clean mark stands, it is not believed without
+// the page cache it went through.
+func TestRecordsBeyondACleanMarkAreNotBelieved(t *testing.T) {
+	mem := vfs.NewMem()
+	env := testEnv(t, mem, bigHalf)
+	l := mustCreate(t, env)
+	write(t, l, 1, 1, 1)
+	must(t, l.MarkClean())
+	l.ready.Store(true)
+	must(t, l.Mark(2, 1, Data))
+	must(t, l.mapf.Sync())
+	_, _, l, rec := cutPower(t, mem, env, nil)
+	wantState(t, l, 1, Data)
+	wantState(t, l, 2, Absent)
+	if !rec.Lost || rec.Discarded != 1 {
+		t.Fatalf("recovery %+v", rec)
+	}
+}
+
 // hooked is a file system that calls after when a sync of a map file has ended.
 type hooked struct {
 	vfs.FS

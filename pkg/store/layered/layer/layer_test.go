@@ -247,3 +247,41 @@ func TestCloneDataSharesOrRefuses(t *testing.T) {
 	}
 	must(t, l.DropCache(0, 8*BlockSize))
 }
+
+func TestManyLayersOnRealFilesWithFewDescriptors(t *testing.T) {
+	pool := vfs.NewPool(vfs.OS(), 4)
+	env := &Env{FS: pool, Dir: t.TempDir(), CacheID: "c", Pages: NewPageCache(1 << 20), JournalHalf: minHalf}
+	var layers []*Layer
+	for id := range uint64(20) {
+		l, err := Create(env, Identity{ID: id + 1})
+		must(t, err)
+		for b := range int64(150) { // more than the journal holds
+			write(t, l, 2*b, 1, id+1)
+		}
+		must(t, l.Seal())
+		must(t, l.Checkpoint())
+		layers = append(layers, l)
+	}
+	if n := pool.OpenCount(); n > 4 {
+		t.Errorf("%d sealed layers hold %d files open", len(layers), n)
+	}
+	for i, l := range layers {
+		wantState(t, l, 298, Data)
+		if v := versions(t, l, 298); v[3] != uint64(i+1) {
+			t.Fatalf("content %v", v)
+		}
+		if i%2 == 0 {
+			must(t, l.Close())
+		} else {
+			l.Abandon()
+		}
+		l, rec, err := Open(env, uint64(i+1))
+		must(t, err)
+		if rec.Clean != (i%2 == 0) {
+			t.Fatalf("recovery %+v", rec)
+		}
+		wantState(t, l, 0, Data)
+		wantSound(t, l)
+		must(t, l.Close())
+	}
+}

@@ -30,7 +30,8 @@ type Recovery struct {
 	Poison string
 }
 
-// Open opens a layer and replays its journal in memory. It writes nothing.
+// Open opens a layer and replays its journal in memory. It writes nothing; the
+// first write after it costs one to three syncs of the map file.
 // store.ErrNotFound when neither file exists; store.ErrCorrupt, with file and
 // place, when something is missing, cut off or damaged; store.ErrUnsupported when
 // another version wrote it.
