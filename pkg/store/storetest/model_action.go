@@ -208,6 +208,9 @@ func (a *cloneAction) mirror(w *world) error {
 		return fmt.Errorf("the oracle refuses: %w", err)
 	}
 	k := &kin{name: a.name, real: a.made.ID, parent: a.from.kin, live: true, soft: a.from.kin.soft}
+	if a.from.kind == store.KindSnapshot {
+		k.via = a.from
+	}
 	w.kins[k.real] = k
 	w.add(k, a.made, model)
 	w.n.clones.Add(1)

@@ -176,7 +176,7 @@ func (w *world) adopt(wr *writer) error {
 		return fmt.Errorf("read %s: %w", wr.t.ref(), err)
 	}
 	if err := mixed(got, before, after); err != nil {
-		return fmt.Errorf("%s was interrupted: %w", o, err)
+		return fmt.Errorf("%s was interrupted: %w; %s", o, err, wr.explain(got, before, after))
 	}
 	return wr.give(got)
 }
@@ -191,4 +191,31 @@ func mixed(got, before, after []byte) error {
 		}
 	}
 	return nil
+}
+
+// explain tells which state of the window each block shows that is neither old nor new.
+func (wr *writer) explain(got, before, after []byte) string {
+	text := fmt.Sprintf("%d operations were answered: %v; ", wr.acked.Load(), wr.ops)
+	for at := int64(0); at < wr.length; at += blk {
+		b := got[at : at+blk]
+		if mixed(b, before[at:at+blk], after[at:at+blk]) == nil {
+			continue
+		}
+		text += fmt.Sprintf("block %d", (wr.off+at)/blk)
+		if isZero(b) {
+			text += " is zero"
+		}
+		win := bytes.Clone(wr.before)
+		for n := 0; ; n++ {
+			if bytes.Equal(b, win[at:at+blk]) {
+				text += fmt.Sprintf(" is as after %d", n)
+			}
+			if n == len(wr.ops) {
+				break
+			}
+			wr.ops[n].apply(win, wr.off)
+		}
+		text += "; "
+	}
+	return text
 }

@@ -40,6 +40,7 @@ type kin struct {
 	name   string
 	real   store.ID
 	parent *kin
+	via    *thing // the snapshot cloned from, nil for a clone of an image
 	live   bool
 	snaps  int  // live snapshots
 	flat   bool // a flatten was begun whose end is not known
