@@ -95,6 +95,8 @@ func TestGenerations(t *testing.T) {
 func held(t *testing.T, r *rig, p store.Publication) (release func()) {
 	t.Helper()
 	hold, entered := make(chan struct{}), make(chan struct{})
+	release = sync.OnceFunc(func() { close(hold) })
+	t.Cleanup(release)
 	var once atomic.Bool
 	r.src.onWrite = func([]byte, int64) error {
 		if once.CompareAndSwap(false, true) {
@@ -106,7 +108,7 @@ func held(t *testing.T, r *rig, p store.Publication) (release func()) {
 	c := r.dial(Name(p, 1))
 	go c.WriteAt(bytes.Repeat([]byte{1}, 512), 0)
 	<-entered
-	return func() { close(hold) }
+	return release
 }
 
 // Unpublish answers after the last started request, and not before.
@@ -128,7 +130,7 @@ func TestUnpublishWaits(t *testing.T) {
 	}
 	select {
 	case <-ended:
-		t.Error("Unpublish has answered while a write is active")
+		t.Fatal("Unpublish has answered while a write is active")
 	case <-time.After(20 * time.Millisecond):
 	}
 	release()
@@ -159,7 +161,7 @@ func TestUnpublishGivesUp(t *testing.T) {
 	}()
 	select {
 	case err := <-ended:
-		t.Errorf("somebody did not wait: %v", err)
+		t.Fatalf("somebody did not wait: %v", err)
 	case <-time.After(20 * time.Millisecond):
 	}
 	release()
@@ -189,7 +191,7 @@ func TestNextNodeWaitsForTheLast(t *testing.T) {
 	}()
 	select {
 	case err := <-ended:
-		t.Errorf("the next node did not wait: %v", err)
+		t.Fatalf("the next node did not wait: %v", err)
 	case <-time.After(20 * time.Millisecond):
 	}
 	release()

@@ -125,7 +125,7 @@ func TestClientAtTheEnd(t *testing.T) {
 
 func TestClientTimeouts(t *testing.T) {
 	r := newRig(t, testSize, Config{})
-	g := newGate()
+	g := newGate(t)
 	r.d.before = func(op string, off, _ int64) error {
 		if off > 0 {
 			g.pass()
@@ -153,7 +153,7 @@ func TestClientTimeouts(t *testing.T) {
 	if _, err := bounded.WriteAt(make([]byte, 4096), 4096); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a write that hangs returns %v", err)
 	}
-	close(g.open)
+	g.open()
 	for _, c := range []*Client{c, bounded} { // the late reply has done no harm
 		if _, err := c.ReadAt(make([]byte, 4096), 0); err != nil {
 			t.Error(err)
@@ -164,7 +164,7 @@ func TestClientTimeouts(t *testing.T) {
 func TestClientLosesItsServer(t *testing.T) {
 	r := newRig(t, testSize, Config{})
 	opened := r.conns()
-	g := newGate()
+	g := newGate(t)
 	r.d.before = func(string, int64, int64) error { g.pass(); return nil }
 	c := r.dial()
 	ended := make(chan error, 1)
@@ -177,7 +177,7 @@ func TestClientLosesItsServer(t *testing.T) {
 	if err := c.Flush(); err == nil {
 		t.Error("a request after the loss succeeds")
 	}
-	close(g.open)
+	g.open()
 	c.Close()
 	if _, err := c.ReadAt(make([]byte, 1), 0); err == nil {
 		t.Error("a request after Close succeeds")

@@ -101,7 +101,7 @@ func TestDoneWaitsForStartedRequests(t *testing.T) {
 	for _, n := range []uint32{1, 4096, 1 << 20} {
 		r := newRig(t, testSize, Config{})
 		opened := r.conns()
-		g := newGate()
+		g := newGate(t)
 		r.d.before = func(string, int64, int64) error { g.pass(); return nil }
 		w := r.simple()
 		conn := <-opened
@@ -114,7 +114,7 @@ func TestDoneWaitsForStartedRequests(t *testing.T) {
 		if isDone(conn) || r.d.closes.Load() != 0 {
 			t.Error("the connection is done while requests are active")
 		}
-		close(g.open)
+		g.open()
 		<-conn.Done()
 		if r.d.active.Load() != 0 || r.d.closes.Load() != 1 {
 			t.Errorf("%d requests are active, closed %d times", r.d.active.Load(), r.d.closes.Load())
@@ -177,7 +177,7 @@ func TestCutFromOpen(t *testing.T) {
 // Close lets started requests finish and sends their replies.
 func TestCloseIsGraceful(t *testing.T) {
 	r := newRig(t, testSize, Config{})
-	g := newGate()
+	g := newGate(t)
 	r.d.before = func(op string, _, _ int64) error {
 		if op == "write" {
 			g.pass()
@@ -199,7 +199,7 @@ func TestCloseIsGraceful(t *testing.T) {
 		t.Error("Close did not wait")
 	default:
 	}
-	close(g.open)
+	g.open()
 	busy.skip(2 * simpleSize)
 	busy.expectEnd()
 	if err := <-closed; err != nil {
@@ -213,7 +213,7 @@ func TestCloseIsGraceful(t *testing.T) {
 // When the context of Close ends, connections are cut, but never requests.
 func TestCloseCuts(t *testing.T) {
 	r := newRig(t, testSize, Config{})
-	g := newGate()
+	g := newGate(t)
 	r.d.before = func(string, int64, int64) error { g.pass(); return nil }
 	w := r.simple()
 	w.send(header(0, cmdFlush, 1, 0, 0))
@@ -223,7 +223,7 @@ func TestCloseCuts(t *testing.T) {
 	closed := make(chan error, 1)
 	go func() { closed <- r.srv.Close(ctx) }()
 	w.expectEnd()
-	close(g.open)
+	g.open()
 	if err := <-closed; !errors.Is(err, context.Canceled) {
 		t.Errorf("Close returned %v", err)
 	}

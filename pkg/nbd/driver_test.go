@@ -13,24 +13,42 @@ import (
 	"time"
 )
 
-// gate holds chosen calls of an export until it is opened.
+// gate holds chosen calls of an export until it is opened, at the latest at the end
+// of the test.
 type gate struct {
-	open    chan struct{}
+	once    sync.Once
+	shut    chan struct{}
 	entered chan struct{}
 }
 
-func newGate() *gate { return &gate{make(chan struct{}), make(chan struct{}, 1000)} }
+func newGate(t *testing.T) *gate {
+	g := &gate{shut: make(chan struct{}), entered: make(chan struct{}, 1000)}
+	t.Cleanup(g.open)
+	return g
+}
+
+func (g *gate) open() { g.once.Do(func() { close(g.shut) }) }
 
 func (g *gate) pass() {
 	g.entered <- struct{}{}
-	<-g.open
+	<-g.shut
+}
+
+// eventually fails the test if the condition does not become true.
+func eventually(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(testPatience / 2); !condition(); runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Fatalf("in vain: %s", what)
+		}
+	}
 }
 
 // While inline calls are stuck, what follows on the same connection is served, and
 // replies that were ready before are not kept back.
 func TestStandInsTakeOver(t *testing.T) {
 	r := newRig(t, testSize, Config{})
-	g := newGate()
+	g := newGate(t)
 	r.d.before = func(op string, off, n int64) error {
 		if op == "write" && off >= 1<<20 {
 			g.pass()
@@ -50,7 +68,7 @@ func TestStandInsTakeOver(t *testing.T) {
 	for range stuck {
 		<-g.entered
 	}
-	close(g.open)
+	g.open()
 	seen := make(map[uint64]bool)
 	for range stuck {
 		b := w.skip(simpleSize)
@@ -69,7 +87,7 @@ func TestStandInsTakeOver(t *testing.T) {
 // Requests of one connection do not grow without bound while the export hangs.
 func TestInFlightIsBounded(t *testing.T) {
 	r := newRig(t, testSize, Config{})
-	g := newGate()
+	g := newGate(t)
 	r.d.before = func(string, int64, int64) error { g.pass(); return nil }
 	w := r.simple()
 	go func() {
@@ -83,7 +101,7 @@ func TestInFlightIsBounded(t *testing.T) {
 	if n := r.d.active.Load(); n > maxInFlight+1 {
 		t.Errorf("%d requests are active, at most %d may be", n, maxInFlight+1)
 	}
-	close(g.open)
+	g.open()
 	w.skip(3 * maxInFlight * simpleSize)
 }
 
@@ -153,15 +171,13 @@ func TestIdleConnectionsHoldNothing(t *testing.T) {
 		w := r.simple()
 		w.status(0, cmdWrite, 0, 1, []byte{1})
 	}
-	for r.srv.Stats().Bytes != 0 { // the last reader parks after its reply
-		runtime.Gosched()
-	}
+	eventually(t, "the last reader waits for requests", func() bool { return r.srv.Stats().Bytes == 0 })
 }
 
 // Thousands of clients that never finish their handshake do not keep out an
 // honest one, nor do they pile up.
 func TestHalfOpenHandshakes(t *testing.T) {
-	r := newRig(t, testSize, Config{MaxHandshakes: 16})
+	r := newRig(t, testSize, Config{MaxHandshakes: 16, HandshakeTimeout: time.Hour})
 	var conns []net.Conn
 	for i := range 2000 {
 		nc, err := net.Dial("unix", r.path)
@@ -184,9 +200,8 @@ func TestHalfOpenHandshakes(t *testing.T) {
 			conns = conns[1:]
 		}
 	}
-	for r.srv.Stats().Handshakes > 16 { // those that were dropped last are just leaving
-		runtime.Gosched()
-	}
+	// Those that were dropped last are just leaving.
+	eventually(t, "the older handshakes are dropped", func() bool { return r.srv.Stats().Handshakes <= 16 })
 	for _, nc := range conns {
 		nc.Close()
 	}
