@@ -141,8 +141,7 @@ func round(d Disk, seed uint64, k int64, f fate, o LoopOptions) (hit bool, errs 
 	if err := l.run(o.Length); err != nil {
 		return true, l.errs, l.tell(err)
 	}
-	hit = d.Hit()
-	if s, err = strike(d, s, f, rand.New(rand.NewPCG(seed, uint64(k)))); err != nil {
+	if hit, s, err = strike(d, s, f, rand.New(rand.NewPCG(seed, uint64(k)))); err != nil {
 		return hit, l.errs, l.tell(err)
 	}
 	l.s, l.lost = s, f == fateLoseAll || f == fateLoseSome
@@ -152,9 +151,10 @@ func round(d Disk, seed uint64, k int64, f fate, o LoopOptions) (hit bool, errs 
 	return hit, l.errs, l.tell(l.finish(d))
 }
 
-// strike ends the store as the fate has it, and opens it again.
-func strike(d Disk, s store.Full, f fate, rng *rand.Rand) (store.Full, error) {
-	var err error
+// strike ends the store as the fate has it, and opens it again. It tells whether the
+// change was reached by then.
+func strike(d Disk, s store.Full, f fate, rng *rand.Rand) (hit bool, _ store.Full, err error) {
+	hit = d.Hit()
 	switch f {
 	case fateCrash:
 		err = crash(d, s)
@@ -163,20 +163,19 @@ func strike(d Disk, s store.Full, f fate, rng *rand.Rand) (store.Full, error) {
 	case fateLoseSome:
 		err = d.PowerCut(rng)
 	case fateFault:
-		hit := d.Hit()
-		if err = s.Close(); hit {
-			err = nil // it may surface here
+		if err = s.Close(); d.Hit() {
+			hit, err = true, nil // it may surface here
 		}
 	}
 	if err != nil {
-		return nil, err
+		return hit, nil, err
 	}
 	d.FailAt(0)
 	next, err := d.Open()
 	if err != nil {
-		return nil, fmt.Errorf("open after the %s: %w", f, err)
+		return hit, nil, fmt.Errorf("open after the %s: %w", f, err)
 	}
-	return next, nil
+	return hit, next, nil
 }
 
 // finish requires that the store can be used, closed and opened, and still shows the
@@ -185,10 +184,7 @@ func (l *ledger) finish(d Disk) error {
 	if err := l.use(); err != nil {
 		return fmt.Errorf("using the store again: %w", err)
 	}
-	if err := l.dropFailed(); err != nil {
-		return err
-	}
-	if err := settle(l.ctx, l.s); err != nil {
+	if err := l.settle(); err != nil {
 		return fmt.Errorf("waiting for jobs: %w", err)
 	}
 	if err := l.s.Close(); err != nil {
@@ -202,11 +198,22 @@ func (l *ledger) finish(d Disk) error {
 	return errors.Join(l.verify(), l.s.Close())
 }
 
+// settle waits for background jobs. After a fault, those in which it surfaces, as a
+// layer that may not be written any more, are cancelled.
+func (l *ledger) settle() error {
+	for {
+		err := settle(l.ctx, l.s)
+		if err == nil || !l.goOn || !errors.Is(err, errStuck) {
+			return err
+		}
+		if err := l.dropFailed(); err != nil {
+			return err
+		}
+	}
+}
+
 // dropFailed cancels the jobs in which a fault surfaced.
 func (l *ledger) dropFailed() error {
-	if !l.goOn {
-		return nil
-	}
 	jobs, err := l.s.Jobs(l.ctx)
 	if err != nil {
 		return fmt.Errorf("list jobs: %w", err)

@@ -148,27 +148,27 @@ type gate struct {
 }
 
 // run does operations until the structural one has ended, or one fails.
-func (w *writer) run(g *gate) {
+func (wr *writer) run(g *gate) {
 	warmed, alarmed := false, false
 	defer func() {
 		if !warmed {
 			g.warm.Done()
 		}
 		if !alarmed {
-			close(w.alarm)
+			close(wr.alarm)
 		}
 	}()
-	cur := bytes.Clone(w.before)
+	cur := bytes.Clone(wr.before)
 	for n := 0; ; n++ {
-		if n == w.warm {
+		if n == wr.warm {
 			warmed = true
 			g.warm.Done()
 		}
-		if int64(n) == w.alarmAt {
+		if int64(n) == wr.alarmAt {
 			alarmed = true
-			close(w.alarm)
+			close(wr.alarm)
 		}
-		if n == w.ahead {
+		if n == wr.ahead {
 			<-g.begun
 		}
 		if n >= mostOps {
@@ -176,45 +176,45 @@ func (w *writer) run(g *gate) {
 		}
 		select {
 		case <-g.over:
-			if n >= w.least {
+			if n >= wr.least {
 				return
 			}
 		default:
 		}
-		o := w.next()
-		w.ops = append(w.ops, o)
-		w.begun.Add(1)
-		if err := o.do(w.t.dev, cur, w.off); err != nil {
-			w.err = fmt.Errorf("%s: operation %d, %s: %w", w.t.ref(), n+1, o, err)
+		o := wr.next()
+		wr.ops = append(wr.ops, o)
+		wr.begun.Add(1)
+		if err := o.do(wr.t.dev, cur, wr.off); err != nil {
+			wr.err = fmt.Errorf("%s: operation %d, %s: %w", wr.t.ref(), n+1, o, err)
 			return
 		}
-		w.acked.Add(1)
-		o.apply(cur, w.off)
+		wr.acked.Add(1)
+		o.apply(cur, wr.off)
 		runtime.Gosched() // so that few processors are enough for writers to meet
 	}
 }
 
 // next makes up an operation inside the window.
-func (w *writer) next() op {
+func (wr *writer) next() op {
 	kind := []opKind{
 		opWrite, opWrite, opWrite, opWrite, opWrite, opWrite, opWrite, opZero, opReserve,
 		opDiscard, opDiscard, opFlush, opRead, opRead, opExtents,
-	}[w.rng.IntN(15)]
+	}[wr.rng.IntN(15)]
 	o := op{kind: kind}
-	if w.rng.IntN(3) == 0 { // any bytes
-		o.length = 1 + w.rng.Int64N(min(3*blk, w.length))
-		o.off = w.off + w.rng.Int64N(w.length-o.length+1)
+	if wr.rng.IntN(3) == 0 { // any bytes
+		o.length = 1 + wr.rng.Int64N(min(3*blk, wr.length))
+		o.off = wr.off + wr.rng.Int64N(wr.length-o.length+1)
 	} else {
-		blocks := w.length / blk
-		count := 1 + w.rng.Int64N(min(4, blocks))
-		if w.rng.IntN(10) == 0 {
+		blocks := wr.length / blk
+		count := 1 + wr.rng.Int64N(min(4, blocks))
+		if wr.rng.IntN(10) == 0 {
 			count = blocks
 		}
 		o.length = count * blk
-		o.off = w.off + w.rng.Int64N(blocks-count+1)*blk
+		o.off = wr.off + wr.rng.Int64N(blocks-count+1)*blk
 	}
 	if kind == opWrite {
-		o.data = stamped(w.rng.Uint64(), o.length)
+		o.data = stamped(wr.rng.Uint64(), o.length)
 	}
 	return o
 }

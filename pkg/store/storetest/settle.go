@@ -38,7 +38,7 @@ func await(ctx context.Context, s store.Full, j store.Job) error {
 		return nil
 	})
 	if errors.Is(err, errStuck) || last.State == store.JobFailed {
-		return fmt.Errorf("%s job of %s is %s: %s", last.Kind, last.Target, last.State, last.Error)
+		return fmt.Errorf("%s job of %s is %s: %s: %w", last.Kind, last.Target, last.State, last.Error, errStuck)
 	}
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return fmt.Errorf("watch %s job of %s: %w", j.Kind, j.Target, err)
