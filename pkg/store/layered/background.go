@@ -48,17 +48,27 @@ func (jobLog) in(tx *meta.Tx) (list []store.Job, err error) {
 }
 
 // startJobs resumes what the catalogue holds.
-func (st *Store) startJobs() (err error) {
-	runners := map[store.JobKind]jobs.Runner{
-		store.JobFlatten: st.runFlatten,
-		store.JobMerge:   lasting(st.runMerge),
-		store.JobDelete:  lasting(st.runDelete),
-		store.JobScrub:   st.runScrub,
-		jobIndex:         lasting(st.runIndex),
+func (st *Store) startJobs() error {
+	// A resumed job may run before Open returns; it waits until it can queue others.
+	ready := make(chan struct{})
+	defer close(ready)
+	when := func(run jobs.Runner) jobs.Runner {
+		return func(ctx context.Context, t *jobs.Task) error {
+			<-ready
+			return run(ctx, t)
+		}
 	}
-	st.jobs, err = jobs.Open(jobLog{st.cat}, runners, jobs.Options{
+	runners := map[store.JobKind]jobs.Runner{
+		store.JobFlatten: when(st.runFlatten),
+		store.JobMerge:   when(lasting(st.runMerge)),
+		store.JobDelete:  when(lasting(st.runDelete)),
+		store.JobScrub:   when(st.runScrub),
+		jobIndex:         when(lasting(st.runIndex)),
+	}
+	queue, err := jobs.Open(jobLog{st.cat}, runners, jobs.Options{
 		Workers: st.opts.Workers, BytesPerSecond: st.opts.CopyRate, Load: st.gauge, OnEvent: st.jobEvent,
 	})
+	st.jobs = queue
 	return err
 }
 
@@ -89,7 +99,7 @@ func (st *Store) runScrub(_ context.Context, t *jobs.Task) error {
 		return err
 	}
 	for _, err := range lay.Verify(true) {
-		return err
+		return st.noticeDamage(id, err)
 	}
 	return nil
 }
@@ -170,19 +180,19 @@ func lasting(run jobs.Runner) jobs.Runner {
 // Idle waits until no background job is queued or running.
 func (st *Store) Idle(ctx context.Context) error {
 	for {
-		busy := ""
+		var busy store.Job
 		for _, j := range st.jobs.List() {
 			if j.State == store.JobQueued || j.State == store.JobRunning {
-				busy = j.ID
+				busy = j
 				break
 			}
 		}
-		if busy == "" {
+		if busy.ID == "" {
 			return nil
 		}
-		_ = st.jobs.Wait(ctx, busy) // a failed job is idle too
+		_ = st.jobs.Wait(ctx, busy.ID) // a failed job is idle too
 		if err := ctx.Err(); err != nil {
-			return err
+			return fmt.Errorf("wait for %+v: %w", busy, err)
 		}
 	}
 }

@@ -81,17 +81,23 @@ func (st *Store) checkLayer(row meta.Layer, deep bool) (found []store.Problem) {
 		return found
 	}
 	for _, err := range lay.Verify(deep) {
-		add("%v", err)
+		add("%v", st.noticeDamage(row.ID, err))
 	}
 	data, _ := lay.Blocks()
 	now, err := st.layerRow(row.ID)
 	if err != nil || now != row || st.layers.isBusy(row.ID) {
 		return found // it is changing; the next check sees it settled
 	}
-	if row.Sealed && row.Merging == 0 && data < row.Data {
+	if row.Sealed && row.Merging == 0 && data < row.Data && !st.beingPushed(row) {
 		add("%d data blocks, the catalogue has %d", data, row.Data)
 	}
 	return found
+}
+
+// beingPushed tells whether a merge may have moved a part of the layer down already.
+func (st *Store) beingPushed(row meta.Layer) bool {
+	below, err := st.layerRow(row.Parent)
+	return err == nil && below.Merging == row.ID
 }
 
 func (g *registry) isBusy(id meta.LayerID) bool {
@@ -109,7 +115,7 @@ func (st *Store) checkFiles(known, pending map[meta.LayerID]bool) (found []store
 	for _, name := range names {
 		n, ok := layer.ParseName(strings.Replace(name, indexSuffix, ".map", 1))
 		id := meta.LayerID(n)
-		if ok && (known[id] || pending[id] || st.ids.pending(id)) {
+		if name == probeFile || ok && (known[id] || pending[id] || st.ids.pending(id)) {
 			continue
 		}
 		if _, err := st.layerRow(id); ok && err == nil {
@@ -142,10 +148,6 @@ func (st *Store) Status(context.Context) (store.Status, error) {
 	if s.Total, s.Free, err = st.opts.FS.Space(st.opts.LayersDir); err != nil {
 		return s, err
 	}
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	for id, reason := range st.faulty {
-		s.Faulty = append(s.Faulty, store.Problem{Object: fmt.Sprintf("layer %d", id), Text: reason})
-	}
-	return s, nil
+	s.Faulty, err = st.refused()
+	return s, err
 }

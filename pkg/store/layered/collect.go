@@ -55,7 +55,7 @@ func (st *Store) collect(tx *meta.Tx, id meta.LayerID, am *aftermath) error {
 		if err != nil {
 			return err
 		}
-		if held, err := st.held(tx, l); held || err != nil {
+		if held, err := st.held(tx, l, am); held || err != nil {
 			return err
 		}
 		kids, err := tx.Children(id)
@@ -79,21 +79,36 @@ func (st *Store) collect(tx *meta.Tx, id meta.LayerID, am *aftermath) error {
 
 // held tells whether a layer must be left alone: a head or snapshot needs it, or a
 // merge has hold of it and looks at it again when it ends.
-func (st *Store) held(tx *meta.Tx, l meta.Layer) (bool, error) {
+func (st *Store) held(tx *meta.Tx, l meta.Layer, am *aftermath) (bool, error) {
 	if l.Merging != 0 {
-		return true, nil
+		return true, st.tryAgain(tx, l.ID, am)
 	}
 	referenced, err := tx.Referenced(l.ID)
 	if referenced || err != nil || l.Parent == 0 {
 		return referenced, err
 	}
 	below, err := tx.Layer(l.Parent)
-	return below.Merging == l.ID, err
+	if err != nil || below.Merging != l.ID {
+		return false, err
+	}
+	return true, st.tryAgain(tx, below.ID, am)
+}
+
+// tryAgain has a merge that has failed looked at anew: with what has changed it may
+// have become needless, as when the images over a damaged layer were removed.
+func (st *Store) tryAgain(tx *meta.Tx, lower meta.LayerID, am *aftermath) error {
+	if j, found := st.jobs.Find(store.JobMerge, fmt.Sprint(lower)); !found || j.State != store.JobFailed {
+		return nil
+	}
+	return am.add(tx, jobs.New(store.JobMerge, fmt.Sprint(lower), 0))
 }
 
 // forget deletes a layer's row and has its files removed, and the tombstone of its
 // image with the image's last layer.
 func (st *Store) forget(tx *meta.Tx, l meta.Layer, am *aftermath) error {
+	if _, err := dropIndex(tx, l); err != nil {
+		return err
+	}
 	if err := tx.DeleteLayer(l.ID); err != nil {
 		return err
 	}

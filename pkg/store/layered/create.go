@@ -24,6 +24,9 @@ func (st *Store) Create(ctx context.Context, spec store.Spec) (store.Info, error
 	if err != nil {
 		return info, fmt.Errorf("create image %q: parent: %w", spec.Name, err)
 	}
+	if err := refuseFaulty(parent); err != nil {
+		return info, fmt.Errorf("create image %q: parent: %w", spec.Name, err)
+	}
 	if err := inherit(&spec, parent); err != nil {
 		return info, err
 	}

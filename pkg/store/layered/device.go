@@ -2,6 +2,7 @@ package layered
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
 
@@ -129,13 +130,13 @@ func (d *device) Close() error {
 	}
 	st := d.im.st
 	unlock, err := st.lock(context.Background(), d.im.id)
+	if errors.Is(err, store.ErrClosed) {
+		return nil // the store has let go of everything, or is about to
+	}
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if st.closed.Load() {
-		return nil
-	}
 	st.mu.Lock()
 	d.im.devices--
 	st.mu.Unlock()

@@ -28,10 +28,39 @@ func (st *Store) Flatten(ctx context.Context, id store.ID) error {
 	if err != nil || j.State == store.JobDone {
 		return err
 	}
-	if err := st.jobs.Wait(ctx, j.ID); err != nil {
+	err = st.jobs.Watch(ctx, j.ID, func(now store.Job) error {
+		if now.State != store.JobQueued || now.Error == "" {
+			return nil
+		}
+		return st.stall(id) // the job waits; its caller need not
+	})
+	if err != nil {
 		return fmt.Errorf("flatten %s: %w", id, err)
 	}
 	return nil
+}
+
+// stall is why a flatten waits for space, nil if it does not.
+func (st *Store) stall(id store.ID) error {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if err := st.stalled[id]; err != nil {
+		return fmt.Errorf("%w; it goes on when there is space", err)
+	}
+	return nil
+}
+
+// runFlatten is the job of one image.
+func (st *Store) runFlatten(ctx context.Context, t *jobs.Task) error {
+	id := store.ID(t.Job().Target)
+	err := st.flatten(ctx, t, id)
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	delete(st.stalled, id)
+	if errors.Is(err, store.ErrNoSpace) {
+		st.stalled[id] = err
+	}
+	return err
 }
 
 // StartFlatten implements store.JobRunner.
@@ -45,32 +74,48 @@ func (st *Store) StartFlatten(ctx context.Context, id store.ID) (store.Job, erro
 		return store.Job{}, fmt.Errorf("flatten: %w", err)
 	case info.Kind == store.KindSnapshot:
 		return store.Job{}, fmt.Errorf("flatten %s: a snapshot is flattened with its image: %w", info.Ref(), store.ErrInvalid)
+	case info.State == store.StateFaulty:
+		return store.Job{}, fmt.Errorf("flatten: %w", refuseFaulty(info))
 	case info.Depth == 0:
 		return store.Job{Kind: store.JobFlatten, Target: string(id), State: store.JobDone}, nil
 	}
 	return st.jobs.Add(jobs.New(store.JobFlatten, string(id), info.Overlap))
 }
 
-// runFlatten fills the image's bottom own layer from its ancestors and cuts the
+// flatten fills the image's bottom own layer from its ancestors and cuts the
 // link. Every view shows the same bytes before, during and after, so it may end
 // anywhere and goes on where it ended: what is filled is not looked at again.
-func (st *Store) runFlatten(ctx context.Context, t *jobs.Task) error {
-	id := store.ID(t.Job().Target)
+func (st *Store) flatten(ctx context.Context, t *jobs.Task, id store.ID) error {
+	for {
+		done, err := st.flattenRoot(ctx, t, id)
+		if done || err != nil {
+			return err
+		}
+	}
+}
+
+// flattenRoot flattens the image's root if that is still its root once it is claimed;
+// a merge may have put another layer in its place.
+func (st *Store) flattenRoot(ctx context.Context, t *jobs.Task, id store.ID) (done bool, err error) {
 	root, err := st.sealedRoot(ctx, id)
 	if err != nil || root == 0 {
-		return err
+		return true, err
 	}
-	if err := st.layers.claim(root); err != nil {
-		return err
+	if err := st.layers.claim(ctx, root); err != nil {
+		return false, err
 	}
 	defer st.layers.unclaim(root)
+	again, err := st.sealedRoot(ctx, id)
+	if err != nil || again != root {
+		return false, err
+	}
 	row, err := st.layerRow(root)
-	if err != nil || row.Parent == 0 {
-		return st.unlessGone(root, err)
+	if err != nil {
+		return false, st.unlessGone(root, err)
 	}
 	am, err := st.fillAndCut(ctx, t, row)
 	st.settle(am)
-	return st.unlessGone(root, err)
+	return true, st.unlessGone(root, err)
 }
 
 // fillAndCut does the work on a claimed layer. What it returns starts after it let
@@ -175,9 +220,15 @@ func (im *image) seal() error {
 	}
 	im.gate.Lock()
 	defer im.gate.Unlock()
-	head, err := im.headLayer()
+	err := im.finishTrims()
+	var head *layer.Layer
 	if err == nil {
-		err = head.Flush()
+		head, err = im.headLayer()
+	}
+	if err == nil {
+		if err = head.Flush(); err != nil {
+			err = im.failed("seal", 0, err)
+		}
 	}
 	var am aftermath
 	if err == nil {
@@ -192,8 +243,7 @@ func (im *image) seal() error {
 		s.next.drop()
 		return err
 	}
-	im.switchHead(s.next.id)
-	s.next.keep()
+	im.changeHead(s.next)
 	im.st.settle(am)
 	return nil
 }

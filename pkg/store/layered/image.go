@@ -3,6 +3,7 @@ package layered
 import (
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/strata-csi/strata/pkg/store"
 	"github.com/strata-csi/strata/pkg/store/layered/layer"
@@ -26,6 +27,10 @@ type image struct {
 	gate  sync.RWMutex
 	head  *layerRef // guarded by gate; nil for a snapshot
 	locks rangelock.Locks
+
+	// poison is why the image is read-only, as the catalogue has it. The head's header
+	// may not know it: what failed may have been that sync.
+	poison atomic.Pointer[string]
 
 	mu   sync.Mutex
 	info store.Info // guarded by mu; as of the last structural change
@@ -55,15 +60,22 @@ func (st *Store) use(id store.ID) (*image, error) {
 
 // load opens the view of an image or snapshot.
 func (st *Store) load(id store.ID) (*image, error) {
+	im := &image{st: st, id: id}
 	var info store.Info
 	err := st.cat.View(func(tx *meta.Tx) (err error) {
-		info, err = st.infoOf(tx, id)
+		if info, err = st.infoOf(tx, id); err != nil || info.Kind != store.KindImage {
+			return err
+		}
+		row, err := tx.Image(id)
+		if err == nil && row.Poison != "" {
+			im.poison.Store(&row.Poison)
+		}
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	im := &image{st: st, id: id, kind: info.Kind, info: info}
+	im.kind, im.info = info.Kind, info
 	im.view, err = newView(st, string(info.Kind)+" "+info.Ref(), im.walk)
 	if err != nil {
 		return nil, err
@@ -128,6 +140,12 @@ func (im *image) switchHead(id meta.LayerID) {
 func (im *image) headLayer() (*layer.Layer, error) {
 	if im.head == nil {
 		return nil, fmt.Errorf("%s: %w", im.view.name, store.ErrReadOnly)
+	}
+	if im.st.shut.Load() { // its files are closed, or about to be
+		return nil, fmt.Errorf("%s: %w", im.view.name, store.ErrClosed)
+	}
+	if why := im.poison.Load(); why != nil {
+		return nil, fmt.Errorf("%s: %w since: %s", im.view.name, store.ErrReadOnly, *why)
 	}
 	return im.head.get()
 }

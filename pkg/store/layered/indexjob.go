@@ -54,7 +54,7 @@ func (st *Store) runIndex(ctx context.Context, t *jobs.Task) error {
 		if err != nil {
 			return err
 		}
-		if err := st.indexRun(rows); err != nil {
+		if err := st.indexRun(ctx, rows); err != nil {
 			return err
 		}
 		if err := ctx.Err(); err != nil {
@@ -102,12 +102,12 @@ func (st *Store) bareRun(id store.ID) (best []meta.Layer, err error) {
 	return best, err
 }
 
-func (st *Store) indexRun(rows []meta.Layer) error {
+func (st *Store) indexRun(ctx context.Context, rows []meta.Layer) error {
 	ids := make([]meta.LayerID, len(rows))
 	for i, r := range rows {
 		ids[i] = r.ID
 	}
-	if err := st.layers.claim(ids...); err != nil {
+	if err := st.layers.claim(ctx, ids...); err != nil {
 		return err
 	}
 	defer st.layers.unclaim(ids...)

@@ -22,6 +22,10 @@ func scratch(t testing.TB) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		if t.Failed() && os.Getenv("STRATA_KEEP") != "" {
+			t.Logf("kept %s", dir)
+			return
+		}
 		if err := os.RemoveAll(dir); err != nil {
 			t.Errorf("remove the scratch directory: %v", err)
 		}

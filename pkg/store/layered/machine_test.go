@@ -17,6 +17,7 @@ import (
 type machine struct {
 	t    *testing.T
 	dir  string
+	proc *vfs.Faulty
 	open *layered.Store
 }
 
@@ -29,8 +30,17 @@ func newMachine(t *testing.T) storetest.Machine {
 }
 
 func (m *machine) Open() (store.Full, error) {
+	proc := vfs.NewFaulty(vfs.OS(), nil)
 	o := testOptions(m.t)
-	o.NoCatalogueSync = true
+	o.FS, o.NoCatalogueSync = proc, true
+	o.OnEvent = func(layered.Event) {} // crashes make many
+	o.BeforeCommit = func() error {
+		if proc.Crashed() {
+			return vfs.ErrCrashed
+		}
+		return nil
+	}
+	m.proc = proc
 	st, err := layered.Open(m.dir, o)
 	if err != nil {
 		return nil, err
@@ -39,7 +49,10 @@ func (m *machine) Open() (store.Full, error) {
 	return storetest.CountCloses(st), nil
 }
 
+// Crash ends all that the old store could still do before it lets go of its files: a
+// goroutine of it that lived on would be no crash.
 func (m *machine) Crash() error {
+	m.proc.Crash()
 	m.open.Abandon()
 	return nil
 }

@@ -44,7 +44,7 @@ func (st *Store) runMerge(ctx context.Context, t *jobs.Task) error {
 	if err != nil || upper.ID == 0 {
 		return err
 	}
-	if err := st.layers.claim(lower.ID, upper.ID); err != nil {
+	if err := st.layers.claim(ctx, lower.ID, upper.ID); err != nil {
 		return err
 	}
 	defer st.layers.unclaim(lower.ID, upper.ID)
@@ -88,11 +88,17 @@ func (st *Store) mergePair(id meta.LayerID) (lower, upper meta.Layer, err error)
 		if lower, err = tx.Layer(id); err != nil {
 			return err
 		}
+		// A crash may come between the end of a merge and that of its job's row: then
+		// the layer may be a snapshot's by now, and nothing may move through it.
+		referenced, err := tx.Referenced(id)
+		if err != nil {
+			return err
+		}
 		kids, err := tx.Children(id)
 		if err != nil {
 			return err
 		}
-		if len(kids) == 1 {
+		if len(kids) == 1 && !referenced {
 			if upper, err = tx.Layer(kids[0]); err != nil {
 				return err
 			}

@@ -3,6 +3,10 @@ package layered
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"syscall"
 
 	"github.com/strata-csi/strata/pkg/store"
 	"github.com/strata-csi/strata/pkg/store/layered/layer"
@@ -11,18 +15,36 @@ import (
 
 // recover finishes what a crash left half done. Each step may be repeated.
 func (st *Store) recover() error {
+	if err := st.probe(); err != nil {
+		return err
+	}
 	if err := st.sweep(); err != nil {
 		return err
 	}
-	if err := st.startJobs(); err != nil {
+	// Before anything writes to a layer: the first write takes the traces away by
+	// which a lost page cache is known.
+	if err := st.fenceLost(); err != nil {
 		return err
 	}
-	err := st.redo()
-	if err == nil {
-		err = st.fenceLost()
+	// Before jobs may seal a head that still has blocks beyond its size.
+	if err := st.redo(); err != nil {
+		return err
 	}
-	if err != nil {
-		return errors.Join(err, st.jobs.Close())
+	return st.startJobs()
+}
+
+// probeFile is made and removed at start-up.
+const probeFile = ".probe"
+
+// probe refuses a directory that layers cannot be written to. A full one is fine.
+func (st *Store) probe() error {
+	name := path.Join(st.env.Dir, probeFile)
+	f, err := st.opts.FS.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+	if err == nil {
+		err = errors.Join(f.Close(), st.opts.FS.Remove(name))
+	}
+	if errors.Is(err, syscall.EROFS) || errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("layers cannot be written: %w", err)
 	}
 	return nil
 }
@@ -144,33 +166,6 @@ func (st *Store) cacheLost(id meta.LayerID) {
 	st.lost[id] = true
 }
 
-func (st *Store) damaged(id meta.LayerID, err error) {
-	st.mu.Lock()
-	st.faulty[id] = err.Error()
-	st.mu.Unlock()
-	st.opts.OnEvent(Event{fmt.Sprintf("layer %d", id), "it is damaged; the images and snapshots over it are refused", err})
-}
-
-// damageBelow returns the reason if a layer of the chain is known to be damaged.
-func (st *Store) damageBelow(tx *meta.Tx, top meta.LayerID) string {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	if len(st.faulty) == 0 {
-		return ""
-	}
-	for id := top; id != 0; {
-		if reason, bad := st.faulty[id]; bad {
-			return reason
-		}
-		l, err := tx.Layer(id)
-		if err != nil {
-			return err.Error()
-		}
-		id = l.Parent
-	}
-	return ""
-}
-
 // noticePoison makes a failed sync known to the catalogue: the image stays
 // read-only, also after a restart.
 func (st *Store) noticePoison(im *image, err error) {
@@ -178,17 +173,44 @@ func (st *Store) noticePoison(im *image, err error) {
 		return
 	}
 	reason := err.Error()
+	im.poison.CompareAndSwap(nil, &reason)
+	st.poison(im.view.name, reason, func(tx *meta.Tx) (meta.Image, error) { return tx.Image(im.id) })
+}
+
+// poisonHead is noticePoison for a layer that was found poisoned, or whose last sync
+// failed when it was closed, if it is a head: unflushed writes to it are in doubt. A
+// sealed layer was durable before it was sealed.
+func (st *Store) poisonHead(id meta.LayerID, reason string) {
+	st.poison(fmt.Sprintf("layer %d", id), reason, func(tx *meta.Tx) (meta.Image, error) {
+		row, err := tx.Layer(id)
+		if err != nil {
+			return meta.Image{}, err
+		}
+		img, err := tx.Image(row.Image)
+		if err == nil && img.Head != id {
+			err = fmt.Errorf("layer %d is no head: %w", id, store.ErrNotFound)
+		}
+		return img, err
+	})
+}
+
+// poison marks the image that find returns.
+func (st *Store) poison(name, reason string, find func(*meta.Tx) (meta.Image, error)) {
 	var fresh bool
 	saved := st.cat.Update(func(tx *meta.Tx) error {
-		img, err := tx.Image(im.id)
+		fresh = false
+		img, err := find(tx)
 		if err != nil || img.Poison != "" {
 			return err
 		}
 		img.Poison, fresh = reason, true
 		return tx.PutImage(img)
 	})
+	if errors.Is(saved, store.ErrNotFound) {
+		return
+	}
 	if fresh || saved != nil {
-		st.opts.OnEvent(Event{im.view.name, "it is read-only from now on: " + reason, saved})
+		st.opts.OnEvent(Event{name, "it is read-only from now on: " + reason, saved})
 	}
 }
 

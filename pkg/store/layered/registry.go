@@ -1,10 +1,11 @@
 package layered
 
 import (
-	"errors"
+	"context"
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/strata-csi/strata/pkg/store"
 	"github.com/strata-csi/strata/pkg/store/layered/layer"
@@ -37,10 +38,13 @@ func (r *layerRef) get() (*layer.Layer, error) {
 	if r.err != nil {
 		return nil, r.err
 	}
+	if r.reg.dead.Load() {
+		return nil, fmt.Errorf("open layer %d: %w", r.id, store.ErrClosed)
+	}
 	l, rec, err := layer.Open(r.reg.env, uint64(r.id))
 	if err != nil {
-		r.err = fmt.Errorf("open layer %d: %w", r.id, err)
-		if errors.Is(err, store.ErrCorrupt) {
+		r.err = fmt.Errorf("open layer %d: %w", r.id, asDamage(err))
+		if isDamage(r.err) {
 			r.reg.onDamage(r.id, r.err)
 		}
 		return nil, r.err
@@ -48,6 +52,9 @@ func (r *layerRef) get() (*layer.Layer, error) {
 	r.open.Store(l)
 	if rec.Lost {
 		r.reg.onLost(r.id)
+	}
+	if rec.Poison != "" {
+		r.reg.onPoison(r.id, rec.Poison)
 	}
 	return l, nil
 }
@@ -58,16 +65,21 @@ type registry struct {
 	env      *layer.Env
 	onDamage func(meta.LayerID, error)
 	onLost   func(meta.LayerID)
+	onPoison func(meta.LayerID, string)
 	onClose  func(meta.LayerID, error)
 
-	mu   sync.Mutex
-	refs map[meta.LayerID]*layerRef
-	busy map[meta.LayerID]bool
+	dead atomic.Bool // abandoned: nothing is opened any more
+
+	mu    sync.Mutex
+	refs  map[meta.LayerID]*layerRef
+	busy  map[meta.LayerID]bool
+	freed chan struct{} // closed and replaced when layers are let go of
 }
 
 func newRegistry(env *layer.Env) *registry {
-	return &registry{env: env, refs: map[meta.LayerID]*layerRef{}, busy: map[meta.LayerID]bool{},
-		onDamage: func(meta.LayerID, error) {}, onLost: func(meta.LayerID) {}, onClose: func(meta.LayerID, error) {}}
+	return &registry{env: env, refs: map[meta.LayerID]*layerRef{}, busy: map[meta.LayerID]bool{}, freed: make(chan struct{}),
+		onDamage: func(meta.LayerID, error) {}, onLost: func(meta.LayerID) {},
+		onPoison: func(meta.LayerID, string) {}, onClose: func(meta.LayerID, error) {}}
 }
 
 // acquire takes a reference; release gives it back.
@@ -100,8 +112,9 @@ func (g *registry) release(r *layerRef) {
 		g.mu.Unlock()
 		return
 	}
+	l := r.open.Swap(nil) // while nobody can take it again
 	g.mu.Unlock()
-	if l := r.open.Swap(nil); l != nil {
+	if l != nil {
 		if err := l.Close(); err != nil {
 			g.onClose(r.id, err)
 		}
@@ -113,19 +126,41 @@ func (g *registry) release(r *layerRef) {
 	g.mu.Unlock()
 }
 
-// claim gives one background job the right to change the given sealed layers.
-func (g *registry) claim(ids ...meta.LayerID) error {
+// claimPatience is how long a job waits for another one that changes the same layers
+// before it lets go of its place in the queue.
+const claimPatience = 500 * time.Millisecond
+
+// claim gives one background job the right to change the given sealed layers;
+// ErrBusy if another one keeps it for long.
+func (g *registry) claim(ctx context.Context, ids ...meta.LayerID) error {
+	ctx, cancel := context.WithTimeout(ctx, claimPatience)
+	defer cancel()
+	for {
+		taken, freed := g.tryClaim(ids)
+		if taken == 0 {
+			return nil
+		}
+		select {
+		case <-freed:
+		case <-ctx.Done():
+			return fmt.Errorf("layer %d is being changed by another job: %w", taken, store.ErrBusy)
+		}
+	}
+}
+
+// tryClaim returns a layer that is taken, 0 when the claim succeeded.
+func (g *registry) tryClaim(ids []meta.LayerID) (taken meta.LayerID, freed <-chan struct{}) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, id := range ids {
 		if g.busy[id] {
-			return fmt.Errorf("layer %d is being changed by another job: %w", id, store.ErrBusy)
+			return id, g.freed
 		}
 	}
 	for _, id := range ids {
 		g.busy[id] = true
 	}
-	return nil
+	return 0, nil
 }
 
 func (g *registry) unclaim(ids ...meta.LayerID) {
@@ -134,6 +169,8 @@ func (g *registry) unclaim(ids ...meta.LayerID) {
 	for _, id := range ids {
 		delete(g.busy, id)
 	}
+	close(g.freed)
+	g.freed = make(chan struct{})
 }
 
 // adopt registers a layer that was just created and is open already.
@@ -145,6 +182,7 @@ func (g *registry) adopt(id meta.LayerID, l *layer.Layer) *layerRef {
 
 // abandon drops every handle without a sync or a write, as a crash would.
 func (g *registry) abandon() {
+	g.dead.Store(true)
 	g.mu.Lock()
 	refs := g.refs
 	g.refs = map[meta.LayerID]*layerRef{}

@@ -57,6 +57,9 @@ func (st *Store) Resize(ctx context.Context, id store.ID, size int64) (store.Inf
 // resize changes the head's size. The caller holds the gate exclusively.
 func (im *image) resize(size int64) error {
 	st, old := im.st, im.view.size.Load()
+	if err := im.finishTrims(); err != nil {
+		return err
+	}
 	var intent meta.Intent
 	var row meta.Layer
 	err := st.cat.Update(func(tx *meta.Tx) (err error) {
@@ -85,6 +88,31 @@ func (im *image) resize(size int64) error {
 		return nil
 	}
 	return st.trim(im.head, intent, size, old)
+}
+
+// finishTrims does what an earlier shrink could not do, before the head grows or is
+// sealed: a later size could show what was cut off. The caller holds the gate
+// exclusively.
+func (im *image) finishTrims() error {
+	var pending []meta.Intent
+	err := im.st.cat.View(func(tx *meta.Tx) error {
+		all, err := tx.Intents()
+		for _, i := range all {
+			if i.Kind == intentTrim && i.Layer == im.head.id {
+				pending = append(pending, i)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, i := range pending {
+		if err := im.st.trim(im.head, i, im.view.size.Load(), i.Size); err != nil {
+			return fmt.Errorf("finish an earlier shrink: %w", err)
+		}
+	}
+	return nil
 }
 
 // trim forgets the blocks of a head between its size and the end of what it may

@@ -69,6 +69,9 @@ func (st *Store) canSnapshot(id store.ID, name string) error {
 		if err != nil || img.Removed {
 			return errors.Join(err, notImage(tx, id))
 		}
+		if reason := st.damageBelow(tx, img.Head); reason != "" {
+			return fmt.Errorf("snapshot of image %q: %s: %w", img.Name, reason, store.ErrCorrupt)
+		}
 		if img.Poison != "" {
 			return fmt.Errorf("image %q: %s: %w", img.Name, img.Poison, store.ErrReadOnly)
 		}
@@ -132,10 +135,26 @@ func (im *image) freeze(commit func(*sealing) error) error {
 		seal.next.drop()
 		return err
 	}
-	im.switchHead(seal.next.id)
-	seal.next.keep()
+	im.changeHead(seal.next)
 	im.wantIndex()
 	return nil
+}
+
+// changeHead lets writes go on in the new head. The sealed one is tidied up behind
+// them: its map is written out, so that its journal, memory and files are free.
+func (im *image) changeHead(next *fresh) {
+	st, sealed := im.st, im.st.layers.acquire(im.head.id)
+	im.switchHead(next.id)
+	next.keep()
+	st.tidying.Go(func() {
+		defer st.layers.release(sealed)
+		if row, err := st.layerRow(sealed.id); err == nil {
+			st.rewriteHeader(sealed, row, "")
+		}
+		if lay, err := sealed.get(); err == nil {
+			_ = lay.Checkpoint() // what fails here is replayed at the next use
+		}
+	})
 }
 
 // prepare makes the head to come.
@@ -162,6 +181,9 @@ func (s *sealing) settle() error {
 		if err := s.prepare(); err != nil {
 			return err
 		}
+	}
+	if err := s.im.finishTrims(); err != nil {
+		return err
 	}
 	head, err := s.im.headLayer()
 	if err != nil {

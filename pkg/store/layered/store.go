@@ -2,6 +2,7 @@ package layered
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -111,7 +112,9 @@ type Store struct {
 	keys   keyLocks
 	ids    layerIDs
 
-	closed    atomic.Bool
+	closed    atomic.Bool // no call is admitted any more
+	shut      atomic.Bool // nor is any request of a device
+	tidying   sync.WaitGroup
 	noReflink atomic.Bool
 	copied    atomic.Int64
 	retiring  sync.WaitGroup
@@ -121,6 +124,8 @@ type Store struct {
 	views  map[*view]bool
 	faulty map[meta.LayerID]string
 	lost   map[meta.LayerID]bool
+	// stalled says why flattens wait for space.
+	stalled map[store.ID]error
 }
 
 var _ store.Full = (*Store)(nil)
@@ -173,13 +178,17 @@ func assemble(dir string, o Options, cat *meta.DB) (*Store, error) {
 		return nil, err
 	}
 	st := &Store{dir: dir, opts: o, cat: cat,
-		images: map[store.ID]*image{}, views: map[*view]bool{}, faulty: map[meta.LayerID]string{}, lost: map[meta.LayerID]bool{}}
+		images: map[store.ID]*image{}, views: map[*view]bool{}, faulty: map[meta.LayerID]string{}, lost: map[meta.LayerID]bool{}, stalled: map[store.ID]error{}}
 	st.pool = vfs.NewPool(o.FS, poolSize(0))
 	st.env = &layer.Env{FS: st.pool, Dir: o.LayersDir, CacheID: cacheID, Pages: layer.NewPageCache(o.PageMemory)}
 	st.layers = newRegistry(st.env)
 	st.layers.onDamage = st.damaged
 	st.layers.onLost = st.cacheLost
+	st.layers.onPoison = st.poisonHead
 	st.layers.onClose = func(id meta.LayerID, err error) {
+		if errors.Is(err, store.ErrReadOnly) {
+			st.poisonHead(id, err.Error())
+		}
 		st.opts.OnEvent(Event{fmt.Sprintf("layer %d", id), "closing it failed; its journal is replayed at the next use", err})
 	}
 	st.cache = &cache{budget: o.MapMemory}
@@ -194,16 +203,21 @@ func (st *Store) Close() error {
 		return fmt.Errorf("store %s: %w", st.dir, store.ErrClosed)
 	}
 	jobsErr := st.jobs.Close()
+	st.keys.drain()
 	st.retiring.Wait()
+	st.tidying.Wait()
 	st.mu.Lock()
 	images := st.images
 	st.images = map[store.ID]*image{}
 	st.mu.Unlock()
 	var firstErr error
-	for _, im := range images {
+	for _, im := range images { // most of the work, while requests under way end
 		if err := im.flush(); err != nil && firstErr == nil {
 			firstErr = err
 		}
+	}
+	st.shut.Store(true)
+	for _, im := range images {
 		im.gate.Lock()
 		im.view.close()
 		if im.head != nil {
@@ -211,7 +225,6 @@ func (st *Store) Close() error {
 		}
 		im.gate.Unlock()
 	}
-	st.retiring.Wait()
 	if err := st.ids.giveBack(); err != nil && firstErr == nil {
 		firstErr = err
 	}
@@ -230,6 +243,7 @@ func (st *Store) Abandon() {
 	if st.closed.Swap(true) {
 		return
 	}
+	st.shut.Store(true)
 	st.jobs.Kill()
 	st.layers.abandon()
 	st.cat.Abandon()

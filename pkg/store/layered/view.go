@@ -45,6 +45,7 @@ type view struct {
 	chain   []link
 	table   []*layerRef // slot index → layer; index 0 is unused
 	members map[meta.LayerID]bool
+	closed  bool         // the chain is gone
 	size    atomic.Int64 // bytes the view shows
 }
 
@@ -103,6 +104,10 @@ func (v *view) rebuild() error {
 	v.rebuilding.Lock()
 	defer v.rebuilding.Unlock()
 	v.lockAll()
+	if v.closed { // since somebody listed it: references taken now would never be given back
+		v.unlockAll()
+		return nil
+	}
 	var rows []chainRow
 	err := v.st.cat.View(func(tx *meta.Tx) (err error) {
 		rows, err = v.walk(tx)
@@ -171,13 +176,14 @@ func (v *view) push(id meta.LayerID) {
 	v.members[id] = true
 }
 
-// close releases the chain. No operation on the view may be under way.
+// close releases the chain. Operations that are under way end; later ones find it
+// closed.
 func (v *view) close() {
 	v.st.dropView(v)
 	v.st.cache.detach(v.shards[:])
 	v.lockAll()
 	old := v.chain
-	v.chain, v.members = nil, nil
+	v.chain, v.members, v.closed = nil, nil, true
 	v.unlockAll()
 	v.st.retire(old)
 }
@@ -197,7 +203,11 @@ func (v *view) openAll() error {
 	chain := v.chain
 	v.shards[0].mu.Unlock()
 	for _, l := range chain {
-		if _, err := l.ref.get(); err != nil {
+		lay, err := l.ref.get()
+		if err == nil {
+			err = v.st.stillDamaged(l.ref.id, lay)
+		}
+		if err != nil {
 			return fmt.Errorf("%s: %w", v.name, err)
 		}
 	}
@@ -211,6 +221,9 @@ func (v *view) lookup(s *shard, chunk int64) (*entry, error) {
 	if e := s.entries[chunk]; e != nil {
 		e.used = true
 		return e, nil
+	}
+	if v.closed { // an empty chain would read as zeroes
+		return nil, fmt.Errorf("%s: %w", v.name, store.ErrClosed)
 	}
 	e, err := v.build(chunk)
 	if err != nil {
@@ -247,7 +260,7 @@ func (v *view) build(chunk int64) (*entry, error) {
 		}
 		some, err := lay.LoadChunk(chunk, &states)
 		if err != nil {
-			return nil, err
+			return nil, v.st.noticeDamage(l.ref.id, err)
 		}
 		if some {
 			open -= fold(&slots, &states, int(visible), l.index)
@@ -321,8 +334,11 @@ func (v *view) nextChunk(c int64) (int64, error) {
 	t := v.st.srcu.Enter()
 	defer v.st.srcu.Exit(t)
 	v.shards[0].mu.Lock()
-	chain := v.chain
+	chain, closed := v.chain, v.closed
 	v.shards[0].mu.Unlock()
+	if closed {
+		return 0, fmt.Errorf("%s: %w", v.name, store.ErrClosed)
+	}
 	best := v.size.Load()/chunkBytes + 1
 	for _, l := range chain {
 		lay, err := l.ref.get()
@@ -331,7 +347,7 @@ func (v *view) nextChunk(c int64) (int64, error) {
 		}
 		next, some, err := lay.NextChunk(c)
 		if err != nil {
-			return 0, err
+			return 0, v.st.noticeDamage(l.ref.id, err)
 		}
 		if some && next < best {
 			if best = next; best == c {

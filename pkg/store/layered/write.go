@@ -249,6 +249,10 @@ func (im *image) flush() error {
 		im.gate.RUnlock()
 		return nil
 	}
+	if _, err := im.headLayer(); err != nil {
+		im.gate.RUnlock()
+		return im.failed("flush", 0, err)
+	}
 	ref := im.st.layers.acquire(im.head.id)
 	im.gate.RUnlock()
 	defer im.st.layers.release(ref)
