@@ -85,6 +85,9 @@ func (st *Store) checkLayer(row meta.Layer, deep bool) (found []store.Problem) {
 	}
 	data, _ := lay.Blocks()
 	now, err := st.layerRow(row.ID)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil // dissolved while it was looked at
+	}
 	if err != nil || now != row || st.layers.isBusy(row.ID) {
 		return found // it is changing; the next check sees it settled
 	}

@@ -185,6 +185,11 @@ func TestThousandRoundsOfRestore(t *testing.T) {
 	if now.Layers > 3 || r.files() > 2*now.Layers {
 		t.Errorf("one image and one snapshot take %d layers and %d files", now.Layers, r.files())
 	}
+	catalogue, err := os.Stat(filepath.Join(r.dir, "catalogue.db"))
+	r.must(err)
+	if catalogue.Size() > mib || len(now.Jobs) > 0 {
+		t.Errorf("the catalogue has grown to %d bytes, with %d jobs", catalogue.Size(), len(now.Jobs))
+	}
 	t.Logf("after 1000 rounds: %d layers, %d files, depth %d, copied %d bytes", now.Layers, r.files(), r.stat(v.ID).Depth, now.Copied)
 }
 
