@@ -81,7 +81,7 @@ func (st *Store) load(id store.ID) (*image, error) {
 		return nil, err
 	}
 	if info.Kind == store.KindImage {
-		im.head = st.layers.acquire(im.view.chain[0].ref.id)
+		im.head = st.layers.acquire(im.view.top())
 	}
 	return im, nil
 }

@@ -188,6 +188,13 @@ func (v *view) close() {
 	v.st.retire(old)
 }
 
+// top is the layer that is read first; for an image it is the head.
+func (v *view) top() meta.LayerID {
+	v.shards[0].mu.Lock()
+	defer v.shards[0].mu.Unlock()
+	return v.chain[0].ref.id
+}
+
 // has tells whether a layer is in the chain.
 func (v *view) has(id meta.LayerID) bool {
 	v.shards[0].mu.Lock()
