@@ -93,6 +93,7 @@ func (s *story) tell() error {
 		{"parents, snapshots and children deleted", s.deleteFirst},
 		{"SIGKILL during a flatten, start again", s.killAndRestart},
 		{"more deleted, then what the live client saw", s.deleteMore},
+		{"the family tree now", s.drawTree},
 		{"every survivor compared byte for byte", s.verify},
 		{"strata check, reading all data", s.check},
 	} {
@@ -109,7 +110,7 @@ func (s *story) tell() error {
 }
 
 func (s *story) table() {
-	fmt.Printf("\n%-48s %8s  %s\n", "what", "seconds", "")
+	fmt.Printf("\n%-48s %8s  %s\n", "what", "seconds", "result")
 	for _, r := range s.rows {
 		fmt.Printf("%-48s %8.1f  %s\n", r.what, r.took.Seconds(), r.note)
 	}
@@ -149,15 +150,14 @@ func (s *story) startStore() (string, error) {
 }
 
 func (s *story) importImage() (string, error) {
-	begin := time.Now()
-	if err := s.all([]string{"import", s.ref.base, "go-src"}); err != nil {
+	if err := s.all([]string{"import", s.ref.base, "go-src"}, []string{"snap", "create", "go-src@v0"}); err != nil {
 		return "", err
 	}
-	rate := float64(s.fsSize/mib) / time.Since(begin).Seconds()
-	if err := s.all([]string{"snap", "create", "go-src@v0"}); err != nil {
+	var i store.Info
+	if err := s.store.query(s.ctx, &i, "info", "go-src"); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("go-src@v0; %.0f MiB/s", rate), nil
+	return fmt.Sprintf("go-src@v0, %d MiB in size", i.Size/mib), nil
 }
 
 // all runs verbs one after the other.
