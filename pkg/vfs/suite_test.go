@@ -134,10 +134,10 @@ func (s suite) TestReadBeyondEnd(t *testing.T) {
 	write(t, f, 0, "abc")
 	p := []byte("xxxxx")
 	// Readers built on io.ReaderAt compare with ==, so nothing may wrap io.EOF.
-	if n, err := f.ReadAt(p, 1); n != 2 || err != io.EOF || string(p[:2]) != "bc" { //nolint:errorlint // see above
+	if n, err := f.ReadAt(p, 1); n != 2 || err != io.EOF || string(p[:2]) != "bc" {
 		t.Fatalf("read across the end: %d, %v, %q", n, err, p)
 	}
-	if n, err := f.ReadAt(p, 100); n != 0 || err != io.EOF { //nolint:errorlint // see above
+	if n, err := f.ReadAt(p, 100); n != 0 || err != io.EOF {
 		t.Fatalf("read beyond the end: %d, %v", n, err)
 	}
 	if n, err := f.ReadAt(p[:2], 1); n != 2 || err != nil {
