@@ -64,6 +64,10 @@ model: ## Model checker: at least 200,000 operations over at least 200 seeds on 
 crash: ## Crash at every write, power cut, fault at every operation.
 	hack/tier.sh crash
 
+.PHONY: scale
+scale: ## Long lineages at full size, with the figures: depth, layers, bytes copied, syncs, cold reads.
+	hack/tier.sh scale
+
 .PHONY: fuzz
 fuzz: ## Every fuzz target for FUZZTIME each (default 10s).
 	FUZZTIME=$(FUZZTIME) hack/fuzz.sh

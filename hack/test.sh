@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-tiers=(verify lint race conformance model crash fuzz interop)
+tiers=(verify lint race conformance model crash scale fuzz interop)
 
 logs=$(mktemp -d "${TMPDIR:-/tmp}/strata-test.XXXXXX")
 trap 'rm -rf "$logs"' EXIT

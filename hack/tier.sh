@@ -4,10 +4,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-tier=${1:?usage: hack/tier.sh conformance|model|crash}
+tier=${1:?usage: hack/tier.sh conformance|model|crash|scale}
 case $tier in
   conformance) names='Conformance' ;;
   model) names='Model' ;;
+  scale) names='(SevenLinks|ThousandRounds|TwoThousand|HundredClones|Rolling|CostIsFlat|Reflink)' ;;
   crash) names='(Crash|PowerCut|Fault|Kill)' ;;
   *)
     echo "tier: no tier is called $tier" >&2

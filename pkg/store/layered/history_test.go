@@ -31,11 +31,8 @@ func openFiles(t testing.TB, dir string) (n int) {
 // An image with 2,000 own snapshots attaches, reads and merges within its limits.
 func TestTwoThousandSnapshots(t *testing.T) {
 	r := newRig(t)
-	const (
-		size   = 64 * mib
-		count  = 2000
-		blocks = size / 4096
-	)
+	const size, blocks = 64 * mib, 64 * mib / 4096
+	count := scaled(2000)
 	i := r.create("v", size)
 	want := make([]byte, size)
 	snaps := make([]store.Info, count)
@@ -94,7 +91,7 @@ func TestTwoThousandSnapshots(t *testing.T) {
 	if s.Layers > count/2+2 {
 		t.Errorf("%d layers remain for %d snapshots", s.Layers, s.Snapshots)
 	}
-	t.Logf("removing 1000 snapshots copied %d bytes", s.Copied-before)
+	t.Logf("removing half the snapshots copied %d bytes", s.Copied-before)
 }
 
 // restart closes and opens the store.

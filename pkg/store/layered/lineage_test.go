@@ -152,6 +152,14 @@ func TestSevenLinksCountSeven(t *testing.T) {
 	}
 }
 
+// scaled is how many rounds a test takes; the race detector's run takes a tenth.
+func scaled(full int) int {
+	if testing.Short() {
+		return full / 10
+	}
+	return full
+}
+
 // 1,000 rounds of restore → snapshot → delete the parent, as backup tools do.
 func TestThousandRoundsOfRestore(t *testing.T) {
 	r := newRig(t)
@@ -160,7 +168,7 @@ func TestThousandRoundsOfRestore(t *testing.T) {
 	r.write(v.ID, 0, size, 1)
 	want := r.read(v.ID, 0, size)
 	s := r.snap(v.ID, "s")
-	for n := 1; n <= 1000; n++ {
+	for n := 1; n <= scaled(1000); n++ {
 		next := r.clone(s.ID, fmt.Sprintf("v%d", n))
 		if next.Depth > soft {
 			r.idle()
@@ -190,7 +198,7 @@ func TestThousandRoundsOfRestore(t *testing.T) {
 	if catalogue.Size() > mib || len(now.Jobs) > 0 {
 		t.Errorf("the catalogue has grown to %d bytes, with %d jobs", catalogue.Size(), len(now.Jobs))
 	}
-	t.Logf("after 1000 rounds: %d layers, %d files, depth %d, copied %d bytes", now.Layers, r.files(), r.stat(v.ID).Depth, now.Copied)
+	t.Logf("after the rounds: %d layers, %d files, depth %d, copied %d bytes", now.Layers, r.files(), r.stat(v.ID).Depth, now.Copied)
 }
 
 // A hundred clones of one image at the soft limit cost one flatten.
@@ -239,7 +247,7 @@ func TestRollingSnapshotsCopyLittle(t *testing.T) {
 	var snaps []store.Info
 	var written int64
 	rng := rand.New(rand.NewPCG(1, 2))
-	for n := range 200 {
+	for n := range scaled(200) {
 		snaps = append(snaps, r.snap(i.ID, fmt.Sprintf("s%d", n)))
 		for range 40 { // 40 blocks are 1 % of 16 MiB
 			off := rng.Int64N(size/4096) * 4096
