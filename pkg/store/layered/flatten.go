@@ -397,7 +397,7 @@ func (f *filling) commit() error {
 		return err
 	}
 	if f.unsaved > 0 { // copied pages would push out what clients read
-		lay.DropCache(f.saved, f.done-f.saved)
+		_ = lay.DropCache(f.saved, f.done-f.saved) // advice
 	}
 	f.unsaved, f.saved = 0, f.done
 	return nil

@@ -150,18 +150,6 @@ func (im *image) headLayer() (*layer.Layer, error) {
 	return im.head.get()
 }
 
-// refresh takes the description from the catalogue anew.
-func (im *image) refresh(tx *meta.Tx) error {
-	info, err := im.st.infoOf(tx, im.id)
-	if err != nil {
-		return err
-	}
-	im.mu.Lock()
-	im.info = info
-	im.mu.Unlock()
-	return nil
-}
-
 // poolSize is how many files may be open at once. An image needs its head's two;
 // the rest is a cache for the layers below.
 func poolSize(images int) int {

@@ -196,18 +196,3 @@ func (g *registry) abandon() {
 		r.mu.Unlock()
 	}
 }
-
-// opened calls fn for every layer that is open now.
-func (g *registry) opened(fn func(meta.LayerID, *layer.Layer)) {
-	g.mu.Lock()
-	refs := make([]*layerRef, 0, len(g.refs))
-	for _, r := range g.refs {
-		refs = append(refs, r)
-	}
-	g.mu.Unlock()
-	for _, r := range refs {
-		if l := r.open.Load(); l != nil {
-			fn(r.id, l)
-		}
-	}
-}

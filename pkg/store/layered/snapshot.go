@@ -100,11 +100,10 @@ func notImage(tx *meta.Tx, id store.ID) error {
 
 // sealing freezes an image's state inside somebody's transaction.
 type sealing struct {
-	im    *image
-	next  *fresh // the head to come; nil where the state is frozen already
-	data  int64  // data blocks of the head to be sealed
-	below meta.LayerID
-	done  bool
+	im   *image
+	next *fresh // the head to come; nil where the state is frozen already
+	data int64  // data blocks of the head to be sealed
+	done bool
 }
 
 // freeze calls commit with the image's writes stopped and flushed. commit runs one

@@ -141,7 +141,7 @@ func (im *image) zero(off, n int64, allocate bool) error {
 }
 
 // zeros is what explicit zeroes are written from; it is never written to.
-var zeros [1 << 20]byte
+var zeros [1 << 20]byte //nolint:gochecknoglobals // read only
 
 // eachPart cuts a long range into pieces, so that no lock is held for long.
 func (im *image) eachPart(off, n int64, fn func(off, n int64) error) error {

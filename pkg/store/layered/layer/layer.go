@@ -95,7 +95,7 @@ func create(env *Env, id Identity, clean bool) (*Layer, error) {
 	mapf, err := env.FS.OpenFile(env.MapPath(id.ID), flags, 0o600)
 	if err != nil {
 		data.Close()
-		env.FS.Remove(env.DataPath(id.ID))
+		_ = env.FS.Remove(env.DataPath(id.ID)) // the catalogue names no such layer
 		return nil, createFault(id.ID, err)
 	}
 	l := newLayer(env, h, 0, data, mapf)
@@ -110,8 +110,8 @@ func create(env *Env, id Identity, clean bool) (*Layer, error) {
 		err = env.FS.SyncDir(env.Dir)
 	}
 	if err != nil {
-		l.closeFiles()
-		Remove(env, id.ID)
+		_ = l.closeFiles()
+		_ = Remove(env, id.ID)
 		return nil, fault(id.ID, "create", err)
 	}
 	l.hdrDurable.Store(h.seq)
@@ -205,7 +205,7 @@ func (l *Layer) Abandon() {
 	}
 	l.ready.Store(false)
 	l.closed.Store(true)
-	l.closeFiles()
+	_ = l.closeFiles()
 }
 
 func (l *Layer) closeFiles() error {
