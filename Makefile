@@ -13,6 +13,8 @@ UNITS    := ./cmd/... ./pkg/...
 FUZZTIME ?= 10s
 
 export VERSION
+# mke2fs and its like are there, and not on every user's path.
+export PATH := $(PATH):/usr/sbin:/sbin
 
 ##@ Build
 
@@ -45,12 +47,12 @@ test: ## Everything that proves strata: all tiers below but bench, with a summar
 	hack/test.sh
 
 .PHONY: unit
-unit: ## Unit tests of every package.
-	$(GO) test -short $(UNITS)
+unit: ## Unit tests of every package, at full size.
+	hack/tier.sh unit
 
 .PHONY: race
-race: ## Unit tests with the race detector.
-	CGO_ENABLED=1 $(GO) test -short -race -timeout 30m $(UNITS)
+race: ## Every test of every package with the race detector, the long ones shortened.
+	CGO_ENABLED=1 $(GO) test -v -short -race -timeout 30m $(UNITS)
 
 .PHONY: conformance
 conformance: ## The contract of pkg/store, run on every backend.

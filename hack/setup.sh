@@ -9,12 +9,14 @@ packages=(
   gcc             # the race detector
   libc6-dev       # the race detector
   protobuf-compiler # verify: generated code is current
+  btrfs-progs     # unit: what a new mount of it looks like
   e2fsprogs       # demo: mke2fs -d, debugfs, e2fsck
   fio             # interop and demo
   libnbd-bin      # nbdinfo, nbdcopy
   nbdkit          # interop: a proxy in front of the store
   python3-libnbd  # interop: requests that no honest client sends
   qemu-utils      # qemu-img, qemu-io
+  xfsprogs        # scale: flatten that shares extents
 )
 
 missing=()

@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-tiers=(verify lint race conformance model crash scale fuzz interop)
+tiers=(verify lint unit race conformance model crash scale fuzz interop)
 
 logs=$(mktemp -d "${TMPDIR:-/tmp}/strata-test.XXXXXX")
 trap 'rm -rf "$logs"' EXIT
@@ -37,10 +37,17 @@ echo "==> summary"
 printf 'tier         result    time\n'
 printf '%s\n' "${table[@]}"
 echo "tiers run: ${tiers[*]}"
-if grep -hE '^ *--- SKIP' "$logs"/*; then
-  echo "tests skipped: those above"
+echo "tiers skipped: none"
+# go test -v tells a test's reason before its line of result.
+skipped=$(awk '
+  $1 == "===" { test = $3 }
+  /^ +[a-z0-9_]+\.go:[0-9]+: / { said[test] = $0; sub(/^ +[^ ]+ /, "", said[test]) }
+  $1 == "---" && $2 == "SKIP:" { print "  " $3 ": " said[$3] }
+' "$logs"/* | sort -u)
+if [[ -n $skipped ]]; then
+  printf 'tests skipped:\n%s\n' "$skipped"
 else
-  echo "tiers skipped: none"
+  echo "tests skipped: none"
 fi
 if ((failed > 0)); then
   echo "test: $failed of ${#tiers[@]} tiers failed"
