@@ -61,7 +61,7 @@ func (r *costRig) snapshotOnce() {
 	r.rig.snap(r.image.ID, fmt.Sprintf("t%d", r.n))
 }
 
-var costCases = []struct { //nolint:gochecknoglobals // a table
+var costCases = []struct {
 	name  string
 	size  int64
 	depth int

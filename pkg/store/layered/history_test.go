@@ -52,26 +52,16 @@ func TestTwoThousandSnapshots(t *testing.T) {
 	r.must(head.Close())
 	r.restart()
 
-	began := time.Now()
-	dev, err := r.st.Open(r.ctx, i.ID)
-	r.must(err)
-	attach := time.Since(began)
-	p := make([]byte, 4096)
-	began = time.Now()
-	_, err = dev.ReadAt(p, 0)
-	r.must(err)
-	cold := time.Since(began)
+	dev := r.attachCold(i.ID)
 	if got := r.read(i.ID, 0, size); !bytes.Equal(got, want) {
 		t.Error("the image is not what was written")
 	}
 	if got := r.read(snaps[count/2].ID, 0, size); !bytes.Equal(got, atHalf) {
 		t.Error("a snapshot in the middle is not what was written")
 	}
-	fds := openFiles(t, r.dir)
-	if fds > 64 {
+	if fds := openFiles(t, r.dir); fds > 64 {
 		t.Errorf("one image holds %d files open, want 64 at most", fds)
 	}
-	t.Logf("attach %v, cold 4 KiB read %v, %d files open", attach, cold, fds)
 
 	before := r.status().Copied
 	for _, s := range snaps[:count/2] {
@@ -92,6 +82,21 @@ func TestTwoThousandSnapshots(t *testing.T) {
 		t.Errorf("%d layers remain for %d snapshots", s.Layers, s.Snapshots)
 	}
 	t.Logf("removing half the snapshots copied %d bytes", s.Copied-before)
+}
+
+// attachCold opens an image of a store that has just been opened and reads its first
+// block, and prints how long that took.
+func (r *rig) attachCold(id store.ID) store.Device {
+	r.Helper()
+	began := time.Now()
+	dev, err := r.st.Open(r.ctx, id)
+	r.must(err)
+	attach := time.Since(began)
+	began = time.Now()
+	_, err = dev.ReadAt(make([]byte, 4096), 0)
+	r.must(err)
+	r.Logf("attach %v, cold 4 KiB read %v, %d files open", attach, time.Since(began), openFiles(r, r.dir))
+	return dev
 }
 
 // restart closes and opens the store.
