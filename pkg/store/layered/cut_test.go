@@ -205,6 +205,9 @@ func TestCloseWithOpenDevices(t *testing.T) {
 		b := bounds{least: make([]uint64, writers)}
 		l.stop()
 		wg.Wait()
+		if n := l.mem.OpenCount(); n != 0 {
+			t.Errorf("round %d: %d files are open after the store was closed", round, n)
+		}
 		for n, c := range list {
 			b.least[n] = c.ended.Load()
 			l.must(c.dev.Close())

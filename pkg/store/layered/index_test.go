@@ -7,6 +7,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/strata-csi/strata/pkg/store"
@@ -34,8 +36,14 @@ func newHistory(t *testing.T, l *lab, rng *rand.Rand, length int) *history {
 	parent := l.create("parent", historySize)
 	l.write(parent.ID, 0, historySize, 1)
 	h := &history{lab: l, rng: rng, image: l.clone(l.snap(parent.ID, "p").ID, "image"), now: pattern(historySize, 1)}
-	for range length {
+	for n := range length {
 		h.change()
+		switch n { // merges of these two go up and down, and move what others show
+		case 40, 61:
+			h.put(0, 64, uint64(n))
+		case 41, 60:
+			h.put(64, 128, uint64(n))
+		}
 		h.freeze()
 	}
 	l.idle()
@@ -60,7 +68,7 @@ func (h *history) change() {
 		copy(h.now[off:], p)
 	}
 	h.must(dev.Close())
-	if h.rng.IntN(8) == 0 {
+	if h.rng.IntN(24) == 0 {
 		size := (1 + h.rng.Int64N(historySize/4096)) * 4096
 		_, err := h.st.Resize(h.ctx, h.image.ID, size)
 		h.must(err)
@@ -68,6 +76,14 @@ func (h *history) change() {
 		h.now = make([]byte, size)
 		copy(h.now, was)
 	}
+}
+
+// put writes n blocks, as far as the image reaches.
+func (h *history) put(first, n int64, seed uint64) {
+	h.Helper()
+	from, to := min(first*4096, int64(len(h.now))), min((first+n)*4096, int64(len(h.now)))
+	h.write(h.image.ID, from, to-from, seed)
+	copy(h.now[from:], pattern(to-from, seed))
 }
 
 func (h *history) freeze() {
@@ -84,6 +100,16 @@ func (h *history) tells(when string) {
 		if h.snaps[n].ID != "" {
 			h.want(h.snaps[n].ID, when+" "+h.snaps[n].Ref(), h.shown[n])
 		}
+	}
+}
+
+// over is tells for what stands on the layers of the 40th and 60th snapshot: right
+// above them, and above the top of the index that covers them.
+func (h *history) over(when string) {
+	h.Helper()
+	h.want(h.image.ID, when+" the image", h.now)
+	for _, n := range []int{41, 61, 63, 65, 67} {
+		h.want(h.snaps[n].ID, when+" "+h.snaps[n].Ref(), h.shown[n])
 	}
 }
 
@@ -191,6 +217,7 @@ func TestIndexIsDroppedOnMergeAndFlatten(t *testing.T) {
 	for n := 20; n < 150; n += 10 {
 		h.remove(h.snaps[n].ID)
 		h.snaps[n] = store.Info{}
+		h.want(h.image.ID, "during a merge the image", h.now)
 		h.idle()
 		h.want(h.image.ID, "after a merge the image", h.now)
 	}
@@ -223,6 +250,39 @@ func TestIndexIsDroppedOnMergeAndFlatten(t *testing.T) {
 	h.clean()
 }
 
+// Between the moment a merge has freed its source and the one it is done, whoever opens
+// the image must not be sent to the source by an index.
+func TestIndexIsOutOfUseDuringMerge(t *testing.T) {
+	rng := rand.New(rand.NewPCG(seed(t), 8))
+	h := newHistory(t, newLab(t, nil), rng, 130)
+	held, release := make(chan struct{}), make(chan struct{})
+	var freed atomic.Bool
+	var once sync.Once
+	h.fail(func(op vfs.Op) error {
+		if op.Kind == vfs.OpPunch && op.Length == 4*mib && path.Ext(op.Path) == ".data" {
+			freed.Store(true)
+		}
+		if op.Path == "catalogue.db" && freed.Load() {
+			once.Do(func() {
+				close(held)
+				<-release
+			})
+		}
+		return nil
+	})
+	h.remove(h.snaps[40].ID)
+	select {
+	case <-held:
+	case <-h.ctx.Done():
+		t.Fatal("no merge freed anything")
+	}
+	h.over("in the middle of a merge")
+	close(release)
+	h.fail(nil)
+	h.idle()
+	h.over("after the merge")
+}
+
 // A crash at any change of a merge or flatten over indexed layers leaves no index that
 // says what is no longer true.
 func TestStaleIndexIsNeverUsed(t *testing.T) {
@@ -236,9 +296,11 @@ func TestStaleIndexIsNeverUsed(t *testing.T) {
 	catalogue := h.saveCatalogue()
 	disk := l.mem
 	rng := rand.New(rand.NewPCG(base, 7))
-	for stop, changes := int64(0), int64(1); stop < changes; stop += 1 + rng.Int64N(5) {
-		changes = h.interrupted(disk, catalogue, stop, rng)
+	changes := h.interrupted(disk, catalogue, 1<<40, rng)
+	for stop := int64(0); stop < changes; stop += 1 + rng.Int64N(4) {
+		h.interrupted(disk, catalogue, stop, rng)
 	}
+	t.Logf("%d changes", changes)
 	h.restoreCatalogue(catalogue)
 	l.mem = disk
 	l.start()
@@ -265,11 +327,9 @@ func (h *history) interrupted(disk *vfs.Mem, catalogue []byte, stop int64, rng *
 	h.fail(nil)
 	h.start()
 	when := fmt.Sprintf("after a crash at change %d", stop)
-	h.want(h.image.ID, when+" the image", h.now)
-	h.want(h.snaps[41].ID, when+" a snapshot over the merge", h.shown[41])
+	h.over(when)
 	h.idle()
-	h.want(h.image.ID, when+" and its repair the image", h.now)
-	h.want(h.snaps[63].ID, when+" and its repair a snapshot", h.shown[63])
+	h.over(when + " and its repair")
 	h.stop()
 	return changes.Load()
 }

@@ -75,6 +75,11 @@ func (l *lab) tryStart() (err error) {
 	o := layered.Options{FS: l.proc, LayersDir: "layers", NoCatalogueSync: true, Reserve: -1, OnEvent: l.note}
 	proc := l.proc
 	o.BeforeCommit = func() error { // a process that has ended commits nothing
+		if inject := l.inject.Load(); inject != nil {
+			if err := (*inject)(vfs.Op{Kind: vfs.OpSync, Path: "catalogue.db"}); errors.Is(err, vfs.ErrCrashed) {
+				proc.Crash()
+			}
+		}
 		if proc.Crashed() {
 			return vfs.ErrCrashed
 		}
@@ -232,7 +237,8 @@ func (l *lab) restoreCatalogue(b []byte) {
 	l.must(os.WriteFile(filepath.Join(l.dir, "catalogue.db"), b, 0o600))
 }
 
-// crashAt ends the process at a change of the disk, counted from 0. The context ends
+// crashAt ends the process at a change of the disk or commit of the catalogue, counted
+// from 0. The context ends
 // with it. The count is that of all changes that were asked for.
 func (l *lab) crashAt(n int64) (context.Context, *atomic.Int64) {
 	changes := new(atomic.Int64)
