@@ -297,7 +297,7 @@ func TestStaleIndexIsNeverUsed(t *testing.T) {
 	disk := l.mem
 	rng := rand.New(rand.NewPCG(base, 7))
 	changes := h.interrupted(disk, catalogue, 1<<40, rng)
-	for stop := int64(0); stop < changes; stop += 1 + rng.Int64N(4) {
+	for stop := int64(0); stop < changes; stop += 2 + rng.Int64N(6) {
 		h.interrupted(disk, catalogue, stop, rng)
 	}
 	t.Logf("%d changes", changes)
