@@ -78,7 +78,9 @@ func TestNoGarbage(t *testing.T) {
 	const depth = 32
 	near, far := socketPair(t)
 	srv := NewServer(nil, Config{})
-	s := newSession(newConn(srv, far, nil), silent{newDisk(testSize)}, &handshake{})
+	c := newConn(srv, far, nil)
+	c.peer = srv.join("test")
+	s := newSession(c, silent{newDisk(testSize)}, &handshake{})
 	ended := make(chan error, 1)
 	go func() { ended <- s.run() }()
 	var batch []byte

@@ -19,13 +19,17 @@ type Conn struct {
 	srv      *Server
 	nc       net.Conn
 	listener *listening
-	peer     *unix.Ucred // nil unless it is a unix socket
+	cred     *unix.Ucred // nil unless it is a unix socket
+	peer     *peer       // whose connection it is; set before serve
 
 	ctx    context.Context
 	cancel context.CancelFunc
 	once   sync.Once
 	cut    chan struct{} // closed by Cut
+	why    error         // of the cut; set before it
 	done   chan struct{}
+
+	session atomic.Pointer[session] // once in the transmission phase
 
 	draining atomic.Bool // no further message is read
 
@@ -39,7 +43,7 @@ func newConn(srv *Server, nc net.Conn, l *listening) *Conn {
 	c := &Conn{srv: srv, nc: nc, listener: l, cut: make(chan struct{}), done: make(chan struct{})}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	if u, ok := nc.(*net.UnixConn); ok {
-		c.peer = peerOf(u)
+		c.cred = peerOf(u)
 	}
 	if t, ok := nc.(*net.TCPConn); ok {
 		// A peer that vanished without a word must not hold its session for long.
@@ -72,18 +76,18 @@ func (c *Conn) RemoteAddr() net.Addr { return c.nc.RemoteAddr() }
 
 // PeerPID is the process at the other end of a unix socket when it connected.
 func (c *Conn) PeerPID() (pid int, ok bool) {
-	if c.peer == nil {
+	if c.cred == nil {
 		return 0, false
 	}
-	return int(c.peer.Pid), true
+	return int(c.cred.Pid), true
 }
 
 // PeerUID is the user at the other end of a unix socket when it connected.
 func (c *Conn) PeerUID() (uid int, ok bool) {
-	if c.peer == nil {
+	if c.cred == nil {
 		return 0, false
 	}
-	return int(c.peer.Uid), true
+	return int(c.cred.Uid), true
 }
 
 // String names the peer for logs and messages.
@@ -97,8 +101,12 @@ func (c *Conn) String() string {
 // Cut ends the connection at once: nothing more is read, what was not read is
 // dropped, replies may be lost. Requests that have been started go on; when the
 // last of them has left the export and the export is closed, Done closes.
-func (c *Conn) Cut() {
+func (c *Conn) Cut() { c.end(errCut) }
+
+// end is Cut for a reason, which Config.Closed is told.
+func (c *Conn) end(why error) {
 	c.once.Do(func() {
+		c.why = why
 		c.draining.Store(true)
 		close(c.cut)
 		c.cancel()
@@ -132,7 +140,7 @@ func (c *Conn) serve() {
 	err := c.talk()
 	if c.srv.cfg.Closed != nil {
 		if c.isCut() {
-			err = errCut
+			err = c.why
 		}
 		c.srv.cfg.Closed(c, err)
 	}
@@ -151,6 +159,7 @@ func (c *Conn) talk() error {
 	}
 	s := newSession(c, ex, h)
 	s.aligned = h.aligned
+	c.session.Store(s)
 	err = s.run()
 	if cerr := ex.Close(); cerr != nil {
 		err = errors.Join(err, fmt.Errorf("close the export: %w", cerr))

@@ -3,6 +3,7 @@ package nbd
 import (
 	"math/bits"
 	"sync"
+	"time"
 )
 
 const (
@@ -17,31 +18,86 @@ const (
 	// its end, so that header and data are sent at once and data is page-aligned.
 	headroom = 4096
 	// minBuffer is the smallest data part, in bytes.
-	minBuffer  = 4096
-	bufferCost = minBuffer + headroom
+	minBuffer = 4096
+	// mediumMax is the largest data part of a medium buffer, in bytes. It is more
+	// than the largest request that a kernel sends unless it is told to.
+	mediumMax = 4 << 20
 	// classes counts the sizes of buffers: minBuffer << 0 .. classes-1.
 	classes = 14
-	// minBudget lets one turn and one maximal request be served.
-	minBudget = 2 * (MaxPayload + headroom + turnCost)
+	// minBudget lets one maximal request be served: that is 7/16 of it.
+	minBudget = (MaxPayload + headroom + 6) / 7 * 16
 )
 
-// memory hands out the buffers of a server within its budget. Turns and buffers
-// have half of the budget each: whoever holds a turn may wait for a buffer, but
-// never the other way round, so the two cannot block each other for ever.
+// kind says from which part of the budget memory comes. Each kind has a part of
+// its own, so that a request waits for others of its kind only.
+type kind int
+
+const (
+	turns   kind = iota // what drivers work with
+	smalls              // buffers for up to inlineMax bytes
+	mediums             // up to mediumMax
+	larges              // up to MaxPayload
+	kinds
+)
+
+// memory hands out the buffers of a server within its budget. Whoever holds a turn
+// may wait for a buffer, but never the other way round, and nobody who holds a
+// buffer waits for another: so no wait is for ever.
 type memory struct {
-	turns   budget
-	buffers budget
+	parts [kinds]budget
+	// tick is how often somebody who waits calls relieve, with the kind it waits
+	// for and, if it waits for bytes of its own peer, that peer.
+	tick    time.Duration
+	relieve func(k kind, of *peer)
 
 	turnPool sync.Pool
 	pools    [classes]sync.Pool
 }
 
-func newMemory(limit int64) *memory {
+func newMemory(limit int64, tick time.Duration, relieve func(k kind, of *peer)) *memory {
 	limit = max(limit, minBudget)
-	m := &memory{}
-	m.turns.limit = limit / 2
-	m.buffers.limit = limit - limit/2
+	m := &memory{tick: max(tick, time.Millisecond), relieve: relieve}
+	m.parts[turns].limit = limit / 4
+	m.parts[smalls].limit = limit / 8
+	m.parts[mediums].limit = limit / 16 * 3
+	m.parts[larges].limit = limit - limit/4 - limit/8 - limit/16*3
+	for k := range m.parts {
+		// Nobody stands in the way of all the others.
+		m.parts[k].most = m.parts[k].limit * 2 / 3
+	}
 	return m
+}
+
+// share is what one connection may hold of a kind of buffers, in bytes.
+func (m *memory) share(k kind) int64 {
+	one := costOf(MaxPayload)
+	switch k {
+	case smalls:
+		one = costOf(inlineMax)
+	case mediums:
+		one = costOf(mediumMax)
+	}
+	return max(m.parts[k].limit/4, one)
+}
+
+// usage sums up the kinds; each has its peak at its own time.
+func (m *memory) usage() (used, peak, limit int64) {
+	for k := range m.parts {
+		u, p := m.parts[k].usage()
+		used, peak, limit = used+u, peak+p, limit+m.parts[k].limit
+	}
+	return used, peak, limit
+}
+
+// take waits for n bytes; false when cancel closes first.
+func (m *memory) take(k kind, of *peer, n int64, cancel <-chan struct{}) bool {
+	return m.parts[k].take(&of.held[k], n, cancel, m.tick, func(own bool) {
+		if own {
+			m.relieve(k, of)
+		} else {
+			m.relieve(k, nil)
+		}
+	})
 }
 
 // turn is the memory with which one goroutine reads requests and collects
@@ -53,16 +109,16 @@ type turn struct {
 }
 
 // turn waits for a turn; nil when cancel closes first.
-func (m *memory) turn(cancel <-chan struct{}) *turn {
-	if !m.turns.take(turnCost, cancel) {
+func (m *memory) turn(of *peer, cancel <-chan struct{}) *turn {
+	if !m.parts[turns].try(&of.held[turns], turnCost) && !m.take(turns, of, turnCost, cancel) {
 		return nil
 	}
 	return m.newTurn()
 }
 
 // tryTurn is turn without waiting.
-func (m *memory) tryTurn() *turn {
-	if !m.turns.try(turnCost) {
+func (m *memory) tryTurn(of *peer) *turn {
+	if !m.parts[turns].try(&of.held[turns], turnCost) {
 		return nil
 	}
 	return m.newTurn()
@@ -76,16 +132,17 @@ func (m *memory) newTurn() *turn {
 	return &turn{in: mem[:turnIn:turnIn], out: mem[turnIn:turnIn]}
 }
 
-func (m *memory) freeTurn(t *turn) {
+func (m *memory) freeTurn(of *peer, t *turn) {
 	t.r, t.w, t.out = 0, 0, t.out[:0]
 	m.turnPool.Put(t)
-	m.turns.give(turnCost)
+	m.parts[turns].give(&of.held[turns], turnCost)
 }
 
 // buffer holds the data of one request outside of a turn.
 type buffer struct {
 	mem   []byte
 	class int
+	kind  kind
 }
 
 // classOf is the smallest class whose data part holds n bytes.
@@ -99,17 +156,29 @@ func classOf(n int) int {
 // costOf is what a buffer for n bytes of data takes from the budget.
 func costOf(n int) int64 { return int64(minBuffer)<<classOf(n) + headroom }
 
+// kindOf is the kind of a buffer for n bytes of data.
+func kindOf(n int) kind {
+	switch {
+	case n <= inlineMax:
+		return smalls
+	case n <= mediumMax:
+		return mediums
+	}
+	return larges
+}
+
 // buffer waits for a buffer of n <= MaxPayload bytes; nil when cancel closes first.
-func (m *memory) buffer(n int, cancel <-chan struct{}) *buffer {
-	if !m.buffers.take(costOf(n), cancel) {
+func (m *memory) buffer(of *peer, n int, cancel <-chan struct{}) *buffer {
+	if !m.take(kindOf(n), of, costOf(n), cancel) {
 		return nil
 	}
 	return m.newBuffer(n)
 }
 
 // tryBuffer is buffer without waiting.
-func (m *memory) tryBuffer(n int) *buffer {
-	if !m.buffers.try(costOf(n)) {
+func (m *memory) tryBuffer(of *peer, n int) *buffer {
+	k := kindOf(n)
+	if !m.parts[k].try(&of.held[k], costOf(n)) {
 		return nil
 	}
 	return m.newBuffer(n)
@@ -120,13 +189,13 @@ func (m *memory) newBuffer(n int) *buffer {
 	if b, ok := m.pools[class].Get().(*buffer); ok {
 		return b
 	}
-	return &buffer{mem: make([]byte, costOf(n)), class: class}
+	return &buffer{mem: make([]byte, costOf(n)), class: class, kind: kindOf(n)}
 }
 
-func (m *memory) freeBuffer(b *buffer) {
-	cost := int64(len(b.mem))
+func (m *memory) freeBuffer(of *peer, b *buffer) {
+	k, cost := b.kind, int64(len(b.mem))
 	m.pools[b.class].Put(b)
-	m.buffers.give(cost)
+	m.parts[k].give(&of.held[k], cost)
 }
 
 // data is where n bytes of data lie.

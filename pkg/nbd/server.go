@@ -13,7 +13,10 @@ import (
 // Config bounds what clients may use. Zero values mean the defaults.
 type Config struct {
 	// Budget bounds the memory for requests and replies of all connections, in
-	// bytes; at least about 64 MiB, default 256 MiB.
+	// bytes; at least about 74 MiB, default 256 MiB. An eighth of it is for requests of
+	// up to 64 KiB, 3/16 for those of up to 4 MiB, 7/16 for larger ones and the rest
+	// for receiving requests. One peer (a process on a unix socket, else a host) gets
+	// at most two thirds of each.
 	Budget int64
 	// MaxConns bounds the connections past the handshake; default 4096. Further
 	// clients are refused during the handshake.
@@ -24,6 +27,10 @@ type Config struct {
 	// HandshakeTimeout is how long a handshake may take, without the time that the
 	// Backend needs; default 15 s.
 	HandshakeTimeout time.Duration
+	// Impatience is how long a peer may keep the server waiting, likewise, while
+	// others wait for memory that it holds; default a tenth of StallTimeout. It may
+	// be behind a pace of 256 KiB/s by that much.
+	Impatience time.Duration
 	// StallTimeout is how long a peer may keep the server waiting in the middle of
 	// a message or for taking a reply, plus one second per MiB; default 30 s.
 	StallTimeout time.Duration
@@ -48,6 +55,9 @@ func (c Config) withDefaults() Config {
 	if c.StallTimeout == 0 {
 		c.StallTimeout = 30 * time.Second
 	}
+	if c.Impatience == 0 {
+		c.Impatience = c.StallTimeout / 10
+	}
 	return c
 }
 
@@ -56,11 +66,13 @@ type Server struct {
 	backend Backend
 	cfg     Config
 	mem     *memory
+	victims [kinds]victim
 
 	mu        sync.Mutex
 	closing   bool
 	listeners map[*listening]struct{}
 	conns     map[*Conn]struct{}
+	peers     map[string]*peer
 	serving   int // connections past the handshake
 	wg        sync.WaitGroup
 }
@@ -74,10 +86,12 @@ type listening struct {
 // NewServer makes a server. It does nothing before Serve.
 func NewServer(b Backend, cfg Config) *Server {
 	cfg = cfg.withDefaults()
-	return &Server{
-		backend: b, cfg: cfg, mem: newMemory(cfg.Budget),
-		listeners: make(map[*listening]struct{}), conns: make(map[*Conn]struct{}),
+	s := &Server{
+		backend: b, cfg: cfg, listeners: make(map[*listening]struct{}),
+		conns: make(map[*Conn]struct{}), peers: make(map[string]*peer),
 	}
+	s.mem = newMemory(cfg.Budget, cfg.Impatience/8, s.relieve)
+	return s
 }
 
 // ErrServerClosed is returned by Serve after Close.
@@ -156,6 +170,7 @@ func (s *Server) begin(nc net.Conn, ln *listening) {
 		oldest = s.evict(ln)
 	}
 	c.half = ln.half.PushBack(c)
+	c.peer = s.join(c.peerKey())
 	s.conns[c] = struct{}{}
 	s.wg.Add(1)
 	s.mu.Unlock()
@@ -212,6 +227,7 @@ func (s *Server) reopen(c *Conn) {
 func (s *Server) forget(c *Conn) {
 	s.mu.Lock()
 	delete(s.conns, c)
+	s.part(c.peer)
 	if c.half != nil {
 		c.listener.half.Remove(c.half)
 		c.half = nil
@@ -263,19 +279,18 @@ func (s *Server) Close(ctx context.Context) error {
 type Stats struct {
 	// Conns counts connections past the handshake, Handshakes those before.
 	Conns, Handshakes int
-	// Bytes is the memory in use for requests and replies, Peak (of the two kinds
-	// of memory, each at its own peak) the most there ever was, Limit the budget.
+	// Bytes is the memory in use for requests and replies, Peak (of the kinds of
+	// memory, each at its own peak) the most there ever was, Limit the budget.
 	Bytes, Peak, Limit int64
 }
 
 // Stats returns the present state.
 func (s *Server) Stats() Stats {
-	tu, tp := s.mem.turns.usage()
-	bu, bp := s.mem.buffers.usage()
+	used, peak, limit := s.mem.usage()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return Stats{
 		Conns: s.serving, Handshakes: len(s.conns) - s.serving,
-		Bytes: tu + bu, Peak: tp + bp, Limit: s.mem.turns.limit + s.mem.buffers.limit,
+		Bytes: used, Peak: peak, Limit: limit,
 	}
 }

@@ -40,7 +40,6 @@ type session struct {
 	aligned    bool     // the client was told the block size
 	contexts   []string // the id of a context is its index + 1
 	mem        *memory
-	share      int64 // bytes of buffers this connection may hold
 
 	in  *inlet
 	out *outlet
@@ -50,9 +49,9 @@ type session struct {
 	watch *time.Timer
 	seen  uint64 // by the watch alone
 
-	held  atomic.Int64  // bytes of buffers held
-	freed chan struct{} // some were given back
-	slots chan struct{} // one per request outside the driver
+	held  [kinds]atomic.Int64 // bytes of the budget
+	freed chan struct{}       // some were given back
+	slots chan struct{}       // one per request outside the driver
 
 	mu   sync.Mutex
 	live int  // goroutines that may still call ex
@@ -79,7 +78,6 @@ func newSession(c *Conn, ex Export, h *handshake) *session {
 		conn: c, ex: ex, info: ex.Info().normal(),
 		structured: h.structured, contexts: h.contexts,
 		mem:   c.srv.mem,
-		share: max(c.srv.mem.buffers.limit/4, costOf(MaxPayload)),
 		out:   newOutlet(c.nc, cfg.StallTimeout),
 		freed: make(chan struct{}, 1),
 		slots: make(chan struct{}, maxInFlight),
@@ -144,9 +142,15 @@ func (s *session) finish(err error) {
 // none already.
 func (s *session) parked() {
 	if s.t != nil {
-		s.mem.freeTurn(s.t)
+		s.freeTurn(s.t)
 		s.t = nil
 	}
+}
+
+// freeTurn gives back a turn that this session holds.
+func (s *session) freeTurn(t *turn) {
+	s.held[turns].Add(-turnCost)
+	s.mem.freeTurn(s.conn.peer, t)
 }
 
 // flush sends the replies collected so far.
@@ -177,6 +181,7 @@ func (s *session) next() (request, error) {
 			missing += req.inlinePayload()
 			if s.t.w-s.t.r >= missing {
 				s.t.r += requestSize
+				s.in.settle()
 				if s.unsent == flushCount {
 					s.flush()
 				}
@@ -201,9 +206,10 @@ func (r request) inlinePayload() int {
 // receive reads more of a message that takes up size bytes of the turn.
 func (s *session) receive(size int) error {
 	if s.t == nil {
-		if s.t = s.mem.turn(s.conn.cut); s.t == nil {
+		if s.t = s.mem.turn(s.conn.peer, s.conn.cut); s.t == nil {
 			return errCut
 		}
+		s.held[turns].Add(turnCost)
 	}
 	if !s.eager || len(s.t.out) > flushBytes {
 		s.flush()
@@ -241,7 +247,7 @@ func (s *session) payload(p []byte) error {
 		return nil
 	}
 	s.flush()
-	s.in.due = time.Time{}
+	defer s.in.settle()
 	for n < len(p) {
 		m, err := s.in.read(p[n:], nil)
 		if err != nil {
@@ -261,6 +267,7 @@ func (s *session) drain(n int) error {
 		s.flush()
 		s.t.r, s.t.w = 0, 0
 		s.in.due = time.Now().Add(s.in.stall + transferTime(n))
+		defer s.in.settle()
 	}
 	for n > 0 {
 		m, err := s.in.read(s.t.in[:min(n, len(s.t.in))], nil)

@@ -29,7 +29,7 @@ func (s *session) finishCall(word uint64) bool {
 // retire frees the turn of a former driver, once the stand-in has copied from it.
 func (s *session) retire(t *turn) {
 	s.mu.Lock()
-	s.mem.freeTurn(t)
+	s.freeTurn(t)
 	s.mu.Unlock()
 	<-s.slots
 }
@@ -62,15 +62,16 @@ func (s *session) replace(word uint64) {
 	default:
 		return
 	}
-	t := s.mem.tryTurn()
+	t := s.mem.tryTurn(s.conn.peer)
 	if t == nil {
 		<-s.slots
 		return
 	}
+	s.held[turns].Add(turnCost)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.over || !s.call.CompareAndSwap(word, word+1) {
-		s.mem.freeTurn(t)
+		s.freeTurn(t)
 		<-s.slots
 		return
 	}

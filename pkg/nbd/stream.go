@@ -47,11 +47,12 @@ type inlet struct {
 	parked bool
 	armed  bool      // a read deadline is set
 	due    time.Time // when the rest of the current message must be here
+	flow   flow
 	spare  []byte
 }
 
 func newInlet(nc net.Conn, stall time.Duration, stop *atomic.Bool, dry func()) *inlet {
-	in := &inlet{nc: nc, raw: rawOf(nc), stall: stall, stop: stop, dry: dry}
+	in := &inlet{nc: nc, raw: rawOf(nc), stall: stall, stop: stop, dry: dry, flow: flow{epoch: time.Now()}}
 	in.step = in.attempt
 	return in
 }
@@ -66,7 +67,7 @@ var errStopped = errors.New("the server stopped reading")
 // time.
 func (in *inlet) read(p []byte, idle func()) (int, error) {
 	if idle != nil {
-		in.due = time.Time{}
+		in.settle()
 	}
 	if len(in.spare) > 0 {
 		n := copy(p, in.spare)
@@ -87,6 +88,12 @@ func (in *inlet) read(p []byte, idle func()) (int, error) {
 		err = in.err
 	}
 	return in.n, in.classify(err)
+}
+
+// settle says that the message under way is complete: the next one has its own time.
+func (in *inlet) settle() {
+	in.due = time.Time{}
+	in.flow.rest()
 }
 
 // attempt is called by the poller until it returns true.
@@ -124,6 +131,7 @@ func (in *inlet) attempt(fd uintptr) bool {
 		in.err = io.EOF
 	default:
 		in.n = n
+		in.flow.moved(n)
 	}
 	return true
 }
@@ -134,6 +142,7 @@ func (in *inlet) arm(n int) {
 	if in.due.IsZero() {
 		in.due = time.Now().Add(in.stall + transferTime(n))
 	}
+	in.flow.wait()
 	in.nc.SetReadDeadline(in.due)
 }
 
@@ -156,6 +165,7 @@ func (in *inlet) readPlain(p []byte, idle func()) (int, error) {
 		return 0, errStopped
 	}
 	n, err := in.nc.Read(p)
+	in.flow.moved(n)
 	if idle != nil {
 		in.spare, n = p[:n], 0
 	}
@@ -191,6 +201,8 @@ type outlet struct {
 	step  func(fd uintptr) bool
 	stall time.Duration
 
+	flow flow
+
 	mu     sync.Mutex
 	p      []byte
 	armed  bool
@@ -199,7 +211,7 @@ type outlet struct {
 }
 
 func newOutlet(nc net.Conn, stall time.Duration) *outlet {
-	o := &outlet{nc: nc, raw: rawOf(nc), stall: stall}
+	o := &outlet{nc: nc, raw: rawOf(nc), stall: stall, flow: flow{epoch: time.Now()}}
 	o.step = o.attempt
 	return o
 }
@@ -231,6 +243,7 @@ func (o *outlet) write(p []byte) {
 	if o.failed != nil || len(p) == 0 {
 		return
 	}
+	defer o.flow.rest()
 	var err error
 	if o.raw != nil {
 		err = o.writeRaw(p)
@@ -264,10 +277,12 @@ func (o *outlet) attempt(fd uintptr) bool {
 		switch err {
 		case nil:
 			o.p = o.p[n:]
+			o.flow.moved(n)
 		case unix.EINTR:
 		case unix.EAGAIN:
 			if !o.armed {
 				o.armed = true
+				o.flow.wait()
 				o.nc.SetWriteDeadline(time.Now().Add(o.stall + transferTime(len(o.p))))
 			}
 			return false
@@ -280,6 +295,7 @@ func (o *outlet) attempt(fd uintptr) bool {
 }
 
 func (o *outlet) writePlain(p []byte) error {
+	o.flow.wait()
 	o.nc.SetWriteDeadline(time.Now().Add(o.stall + transferTime(len(p))))
 	_, err := o.nc.Write(p)
 	return err

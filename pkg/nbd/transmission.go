@@ -198,8 +198,8 @@ func (s *session) buffer(n int) (*buffer, error) {
 			return nil, errCut
 		}
 	}
-	cost := costOf(n)
-	for s.held.Load() > 0 && s.held.Load()+cost > s.share {
+	k, cost := kindOf(n), costOf(n)
+	for s.held[k].Load() > 0 && s.held[k].Load()+cost > s.mem.share(k) {
 		s.flush()
 		select {
 		case <-s.freed:
@@ -208,22 +208,22 @@ func (s *session) buffer(n int) (*buffer, error) {
 			return nil, errCut
 		}
 	}
-	b := s.mem.tryBuffer(n)
+	b := s.mem.tryBuffer(s.conn.peer, n)
 	if b == nil {
 		s.flush()
-		b = s.mem.buffer(n, s.conn.cut)
+		b = s.mem.buffer(s.conn.peer, n, s.conn.cut)
 	}
 	if b == nil {
 		<-s.slots
 		return nil, errCut
 	}
-	s.held.Add(cost)
+	s.held[k].Add(cost)
 	return b, nil
 }
 
 func (s *session) freeBuffer(b *buffer) {
-	s.held.Add(-int64(len(b.mem)))
-	s.mem.freeBuffer(b)
+	s.held[b.kind].Add(-int64(len(b.mem)))
+	s.mem.freeBuffer(s.conn.peer, b)
 	select {
 	case s.freed <- struct{}{}:
 	default:
