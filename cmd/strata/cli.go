@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/signal"
 	"syscall"
 
@@ -56,9 +57,23 @@ func run(ctx context.Context, args []string, s streams) int {
 // untilSignal ends the context at the first SIGINT or SIGTERM, so that what runs can
 // tidy up. From then on, the next one ends the process.
 func untilSignal(ctx context.Context) (context.Context, func()) {
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop)
-	return ctx, stop
+	ctx, cancel := context.WithCancel(ctx)
+	got := make(chan os.Signal, 1)
+	signal.Notify(got, syscall.SIGINT, syscall.SIGTERM)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		select {
+		case <-got:
+		case <-ctx.Done():
+		}
+		signal.Stop(got) // before anybody sees that the end has begun and signals again
+		cancel()
+	}()
+	return ctx, func() {
+		cancel()
+		<-done
+	}
 }
 
 func (c *cli) root() *cobra.Command {
