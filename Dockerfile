@@ -1,4 +1,8 @@
 # syntax=docker/dockerfile:1
+#
+#   docker run --cap-add SYS_RESOURCE -v /var/lib/strata:/data strata:VERSION store --data /data
+#
+# with --init, once, for the first start.
 FROM golang:1.26-bookworm AS build
 WORKDIR /src
 COPY go.mod go.sum ./
