@@ -79,7 +79,7 @@ func (d *device) WriteAt(p []byte, off int64) (int, error) {
 		return 0, err
 	}
 	began := d.im.st.gauge.Begin()
-	err := d.im.write(p, off)
+	err := d.im.stable(d.im.write(p, off))
 	d.im.st.gauge.End(began)
 	if err != nil {
 		return 0, err
@@ -91,14 +91,14 @@ func (d *device) Zero(off, length int64, allocate bool) error {
 	if err := d.writable(); err != nil {
 		return err
 	}
-	return d.im.zero(off, length, allocate)
+	return d.im.stable(d.im.zero(off, length, allocate))
 }
 
 func (d *device) Discard(off, length int64) error {
 	if err := d.writable(); err != nil {
 		return err
 	}
-	return d.im.discard(off, length)
+	return d.im.stable(d.im.discard(off, length))
 }
 
 func (d *device) Flush() error {

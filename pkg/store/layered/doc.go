@@ -86,6 +86,12 @@
 // with the page cache are retired, shrinks are finished, jobs go on. In that order: the
 // first write to a layer takes the traces of a loss away.
 //
+// With Options.StableAck a write is answered after a flush, without gate or range lock,
+// that concurrent writers share. The mark "ack" in the catalogue says that this held
+// for everything published images may have unflushed; where it does, a loss of the page
+// cache retires nothing. A start with the option flushes first and marks then, one
+// without it takes the mark away, both before any device is opened.
+//
 // # Damage
 //
 // A layer whose files are missing, cut off or fail a checksum is remembered; images and

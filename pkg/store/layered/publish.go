@@ -25,6 +25,11 @@ func (st *Store) Publish(ctx context.Context, id store.ID, node string, readOnly
 		return pub, err
 	}
 	defer unlock()
+	if !readOnly {
+		if err := st.settleHead(id); err != nil {
+			return pub, fmt.Errorf("publish to node %q: %w", node, err)
+		}
+	}
 	err = st.cat.Update(func(tx *meta.Tx) error {
 		info, err := st.infoOf(tx, id)
 		if err != nil {

@@ -115,45 +115,6 @@ func (st *Store) redoTrim(i meta.Intent) error {
 	return st.trim(ref, i, row.Size, i.Size)
 }
 
-// fenceLost retires the publications of images that may have lost acknowledged,
-// unflushed writes with the page cache: their clients would never send them again.
-func (st *Store) fenceLost() error {
-	var heads []meta.LayerID
-	byHead := map[meta.LayerID]meta.Publication{}
-	err := st.cat.View(func(tx *meta.Tx) error {
-		pubs, err := tx.Publications("")
-		if err != nil {
-			return err
-		}
-		for _, p := range pubs {
-			if img, err := tx.Image(p.ID); err == nil && !p.ReadOnly {
-				heads = append(heads, img.Head)
-				byHead[img.Head] = p
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	for _, head := range heads {
-		ref := st.layers.acquire(head)
-		_, openErr := ref.get()
-		st.layers.release(ref)
-		if openErr != nil || !st.isLost(head) {
-			continue // a damaged image is refused when it is opened
-		}
-		p := byHead[head]
-		err := st.cat.Update(func(tx *meta.Tx) error { return tx.DeletePublication(p.ID, p.Node) })
-		if err != nil {
-			return err
-		}
-		st.opts.OnEvent(Event{"image " + string(p.ID), fmt.Sprintf(
-			"unflushed writes may have been lost with the machine; epoch %d of node %q is retired and the volume must be mounted again", p.Epoch, p.Node), nil})
-	}
-	return nil
-}
-
 func (st *Store) isLost(id meta.LayerID) bool {
 	st.mu.Lock()
 	defer st.mu.Unlock()

@@ -122,6 +122,16 @@ func (l *Layer) makeReady() error {
 	return nil
 }
 
+// Settle takes away, durably, the traces of a page cache that was lost, as the first
+// write would, and flushes. For callers that know that nothing acknowledged went with
+// it.
+func (l *Layer) Settle() error {
+	if err := l.makeReady(); err != nil {
+		return err
+	}
+	return l.Flush()
+}
+
 func (l *Layer) isClean() bool {
 	l.hdrMu.Lock()
 	defer l.hdrMu.Unlock()
