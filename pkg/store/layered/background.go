@@ -62,7 +62,6 @@ func (st *Store) startJobs() error {
 		store.JobFlatten: when(st.runFlatten),
 		store.JobMerge:   when(lasting(st.runMerge)),
 		store.JobDelete:  when(lasting(st.runDelete)),
-		store.JobScrub:   when(st.runScrub),
 		jobIndex:         when(lasting(st.runIndex)),
 	}
 	queue, err := jobs.Open(jobLog{st.cat}, runners, jobs.Options{
@@ -84,24 +83,6 @@ func (st *Store) runDelete(_ context.Context, t *jobs.Task) error {
 		return err
 	}
 	return st.removeFiles(id)
-}
-
-// runScrub reads everything of one layer and compares it with its checksums.
-func (st *Store) runScrub(_ context.Context, t *jobs.Task) error {
-	id, err := layerTarget(t.Job())
-	if err != nil {
-		return err
-	}
-	ref := st.layers.acquire(id)
-	defer st.layers.release(ref)
-	lay, err := ref.get()
-	if err != nil {
-		return err
-	}
-	for _, err := range lay.Verify(true) {
-		return st.noticeDamage(id, err)
-	}
-	return nil
 }
 
 func layerTarget(j store.Job) (meta.LayerID, error) {

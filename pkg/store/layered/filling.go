@@ -22,7 +22,8 @@ type filling struct {
 	buf    []byte
 
 	done, copied, unsaved int64
-	saved                 int64 // offset up to which the target is durable
+	saved                 int64      // offset up to which the target is durable
+	pending               []blockRun // copied and not yet recorded
 }
 
 func (st *Store) newFilling(t *jobs.Task, row meta.Layer) (*filling, error) {
@@ -120,12 +121,28 @@ func (f *filling) fillRun(ctx context.Context, lay *layer.Layer, block, n int64)
 	return f.st.roomToCopy()
 }
 
-// copyRun copies or shares one run and records it like any other allocation.
+// copyRun copies or shares one run. It is recorded by commit, once it is durable: a
+// sync that fails must not leave a record of data that the page cache has lost, while
+// the ancestors still have it.
 func (f *filling) copyRun(lay *layer.Layer, r run, off int64) error {
 	if err := f.st.transfer(lay, r.lay, off, r.n, f.buf); err != nil {
 		return err
 	}
-	return lay.Mark(off/blockSize, r.n/blockSize, layer.Data)
+	f.pending = append(f.pending, blockRun{first: off / blockSize, n: r.n / blockSize})
+	return nil
+}
+
+// record makes copied data durable, then the records that it is there.
+func record(lay *layer.Layer, copied []blockRun) error {
+	if err := lay.Flush(); err != nil || len(copied) == 0 {
+		return err
+	}
+	for _, r := range copied {
+		if err := lay.Mark(r.first, r.n, layer.Data); err != nil {
+			return err
+		}
+	}
+	return lay.Flush()
 }
 
 // transfer brings a run of data from one layer to another, sharing extents where the
@@ -157,9 +174,10 @@ func (f *filling) commit() error {
 	if err != nil {
 		return err
 	}
-	if err := lay.Flush(); err != nil {
+	if err := record(lay, f.pending); err != nil {
 		return err
 	}
+	f.pending = f.pending[:0]
 	if f.unsaved > 0 { // copied pages would push out what clients read
 		_ = lay.DropCache(f.saved, f.done-f.saved) // advice
 	}

@@ -15,8 +15,8 @@ const (
 	// copyUnit is the most a background job copies at once, in bytes.
 	copyUnit = 1 << 20
 	// commitUnit is how much background copying goes between two flushes: what a
-	// resumed job may have to copy again after a power failure.
-	commitUnit = 16 << 20
+	// resumed job may have to copy again after a crash.
+	commitUnit = 8 << 20
 	// shareUnit is the shortest run worth sharing instead of copying.
 	shareUnit = 64 << 10
 )
@@ -133,6 +133,9 @@ func (st *Store) fillAndCut(ctx context.Context, t *jobs.Task, row meta.Layer) (
 			break
 		}
 		if err := f.fill(ctx, chunk); err != nil {
+			if ctx.Err() != nil { // paused: keep what is copied
+				err = errors.Join(err, f.commit())
+			}
 			return am, err
 		}
 	}

@@ -28,6 +28,9 @@ type image struct {
 	head  *layerRef // guarded by gate; nil for a snapshot
 	locks rangelock.Locks
 
+	writes atomic.Uint64 // changes begun
+	seen   atomic.Uint64 // what writes was when idleness was last looked at
+
 	// poison is why the image is read-only, as the catalogue has it. The head's header
 	// may not know it: what failed may have been that sync.
 	poison atomic.Pointer[string]

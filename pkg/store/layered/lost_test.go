@@ -183,3 +183,28 @@ func TestLossIsNoticedBeforeWorkGoesOn(t *testing.T) {
 		l.idle()
 	}
 }
+
+// An image that nobody writes to is marked clean and outlives a power failure with its
+// publication, open or not; the next write takes the mark away before it is answered.
+func TestIdleImageOutlivesAPowerFailure(t *testing.T) {
+	for _, again := range []bool{false, true} {
+		l := newLab(t, nil)
+		i, pub := l.published("idle")
+		l.unflushed(i.ID)
+		l.st.MarkIdle() // sees that it was written to
+		l.st.MarkIdle()
+		if again {
+			l.unflushed(i.ID)
+		}
+		l.powerCut(nil)
+		l.start()
+		if again {
+			l.retired(pub, "written to again")
+			continue
+		}
+		l.keeps(pub, "idle")
+		if got := l.read(i.ID, 4096, 8192); string(got) != string(pattern(8192, 2)) {
+			t.Error("what was written before it was idle is lost")
+		}
+	}
+}

@@ -28,8 +28,9 @@ type merge struct {
 	lowRef, upRef *layerRef
 	from, to      *layer.Layer
 	buf           []byte
-	batch         []int64 // chunks moved and not yet freed
-	moved         int64   // bytes in the batch
+	batch         []int64    // chunks moved and not yet freed
+	pending       []blockRun // of the batch: copied into the upper, not yet recorded
+	moved         int64      // bytes in the batch
 	copied        int64
 }
 
@@ -273,8 +274,11 @@ func (m *merge) moveRun(ctx context.Context, block, n int64, s layer.State) erro
 	if err := m.st.transfer(m.to, m.from, block*blockSize, n*blockSize, m.buf); err != nil {
 		return err
 	}
-	if err := m.to.Mark(block, n, layer.Data); err != nil {
-		return err
+	if !m.push {
+		// The lower still shows it; see filling.copyRun.
+		m.pending = append(m.pending, blockRun{first: block, n: n})
+	} else if err := m.to.Mark(block, n, layer.Data); err != nil {
+		return err // until then the upper shows it
 	}
 	m.moved += n * blockSize
 	m.copied += n * blockSize
@@ -298,9 +302,10 @@ func (m *merge) free() error {
 	if len(m.batch) == 0 {
 		return nil
 	}
-	if err := m.to.Flush(); err != nil {
+	if err := record(m.to, m.pending); err != nil {
 		return err
 	}
+	m.pending = m.pending[:0]
 	m.st.srcu.Wait()
 	for _, c := range m.batch {
 		if err := m.from.Mark(c*layer.ChunkBlocks, layer.ChunkBlocks, layer.Absent); err != nil {

@@ -55,6 +55,9 @@ type Options struct {
 	// LockTimeout is how long Open waits for another process to let go of the
 	// store; 0 is one second.
 	LockTimeout time.Duration
+	// IdleAfter is how long an image must not be written to before it is marked
+	// clean; 0 is 5 seconds, negative is never.
+	IdleAfter time.Duration
 	// OnEvent receives what an operator should know; nil drops it. It must not
 	// call the store.
 	OnEvent func(Event)
@@ -93,6 +96,9 @@ func (o Options) withDefaults(dir string) Options {
 	if o.LockTimeout == 0 {
 		o.LockTimeout = time.Second
 	}
+	if o.IdleAfter == 0 {
+		o.IdleAfter = 5 * time.Second
+	}
 	if o.OnEvent == nil {
 		o.OnEvent = func(Event) {}
 	}
@@ -118,6 +124,8 @@ type Store struct {
 	closed    atomic.Bool // no call is admitted any more
 	shut      atomic.Bool // nor is any request of a device
 	tidying   sync.WaitGroup
+	idle      sync.WaitGroup // the watcher of idle images
+	stopIdle  context.CancelFunc
 	noReflink atomic.Bool
 	copied    atomic.Int64
 	retiring  sync.WaitGroup
@@ -160,6 +168,9 @@ func Open(dir string, o Options) (*Store, error) {
 	st, err := assemble(dir, o, cat)
 	if err == nil {
 		err = st.recover()
+	}
+	if err == nil {
+		st.startIdle()
 	}
 	if err != nil {
 		_ = cat.Close()
@@ -205,6 +216,8 @@ func (st *Store) Close() error {
 	if st.closed.Swap(true) {
 		return fmt.Errorf("store %s: %w", st.dir, store.ErrClosed)
 	}
+	st.stopIdle()
+	st.idle.Wait()
 	jobsErr := st.jobs.Close()
 	st.keys.drain()
 	st.retiring.Wait()
@@ -247,9 +260,11 @@ func (st *Store) Abandon() {
 		return
 	}
 	st.shut.Store(true)
+	st.stopIdle()
 	st.jobs.Kill()
 	st.layers.abandon()
 	st.cat.Abandon()
+	st.idle.Wait()
 }
 
 // lock takes the structural lock of an image or snapshot.

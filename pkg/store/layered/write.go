@@ -20,6 +20,7 @@ func (im *image) write(p []byte, off int64) error {
 	if err != nil {
 		return err
 	}
+	im.writes.Add(1)
 	first, end := off/blockSize*blockSize, roundUp(off+int64(len(p)))
 	guard := im.locks.Lock(first, end-first)
 	defer guard.Unlock()
@@ -184,6 +185,7 @@ func (im *image) discardChunk(off, n int64) error {
 	if err != nil {
 		return err
 	}
+	im.writes.Add(1)
 	guard := im.locks.Lock(off, n)
 	defer guard.Unlock()
 	runs, err := im.dataRuns(off/blockSize, n/blockSize)
