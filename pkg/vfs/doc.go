@@ -11,6 +11,7 @@
 //   - Faulty: wraps any FS and asks an Injector before each operation.
 //   - Counting: wraps any FS and counts operations and bytes by kind.
 //   - Pool: wraps any FS and keeps at most so many files open.
+//   - Direct: wraps any FS and keeps some of its files out of the page cache.
 //
 // # Terms
 //

@@ -17,7 +17,7 @@ func TestNextDataPassesOverHoles(t *testing.T) {
 	for name, fs := range map[string]struct {
 		FS
 		dir string
-	}{"os": {OS(), dir}, "mem": {mem, "d"}, "pool": {NewPool(OS(), 1), dir}, "faulty": {NewFaulty(mem, func(Op) error { return nil }), "d"}} {
+	}{"os": {OS(), dir}, "mem": {mem, "d"}, "direct": {NewDirect(OS(), func(string) bool { return true }, nil), dir}, "pool": {NewPool(OS(), 1), dir}, "faulty": {NewFaulty(mem, func(Op) error { return nil }), "d"}} {
 		t.Run(name, func(t *testing.T) {
 			f, err := fs.OpenFile(filepath.Join(fs.dir, name), os.O_RDWR|os.O_CREATE, 0o600)
 			if err != nil {

@@ -187,3 +187,20 @@ func unwrapOS(f File) *osFile {
 		}
 	}
 }
+
+// SetDirect makes reads and writes bypass the page cache, or not. EINVAL where the file
+// system cannot.
+func (o *osFile) SetDirect(on bool) error {
+	return o.control("set direct I/O", func(fd int) error {
+		flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+		if err != nil {
+			return err
+		}
+		flags &^= unix.O_DIRECT
+		if on {
+			flags |= unix.O_DIRECT
+		}
+		_, err = unix.FcntlInt(uintptr(fd), unix.F_SETFL, flags)
+		return err
+	})
+}
