@@ -41,7 +41,7 @@ func newLab(t testing.TB, tune func(*layered.Options)) *lab {
 	if err := layered.Init(dir, string(store.NewID())); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	l := &lab{rig: &rig{t, ctx, nil, dir}, mem: vfs.NewMem(), tune: tune}
 	l.must(l.mem.MkdirAll("layers", 0o700))
 	l.must(l.mem.SyncDir("."))
