@@ -84,23 +84,36 @@ func (st *Store) checkLayer(row meta.Layer, deep bool) (found []store.Problem) {
 		add("%v", st.noticeDamage(row.ID, err))
 	}
 	data, _ := lay.Blocks()
-	now, err := st.layerRow(row.ID)
-	if errors.Is(err, store.ErrNotFound) {
+	settled, err := st.settledRow(row)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
 		return nil // dissolved while it was looked at
-	}
-	if err != nil || now != row || st.layers.isBusy(row.ID) {
+	case err != nil || !settled || st.layers.isBusy(row.ID):
 		return found // it is changing; the next check sees it settled
 	}
-	if row.Sealed && row.Merging == 0 && data < row.Data && !st.beingPushed(row) {
+	if row.Sealed && data < row.Data {
 		add("%d data blocks, the catalogue has %d", data, row.Data)
 	}
 	return found
 }
 
-// beingPushed tells whether a merge may have moved a part of the layer down already.
-func (st *Store) beingPushed(row meta.Layer) bool {
-	below, err := st.layerRow(row.Parent)
-	return err == nil && below.Merging == row.ID
+// settledRow tells whether a row is still as given and no merge has begun that may
+// have moved a part of the layer, in one look.
+func (st *Store) settledRow(row meta.Layer) (settled bool, err error) {
+	err = st.cat.View(func(tx *meta.Tx) error {
+		now, err := tx.Layer(row.ID)
+		if err != nil || now != row || row.Merging != 0 {
+			return err
+		}
+		settled = true
+		if row.Parent == 0 {
+			return nil
+		}
+		below, err := tx.Layer(row.Parent)
+		settled = below.Merging != row.ID
+		return err
+	})
+	return settled, err
 }
 
 func (g *registry) isBusy(id meta.LayerID) bool {
