@@ -17,6 +17,7 @@ import (
 func (c *cli) storeCmd() *cobra.Command {
 	var cfg app.Config
 	var rate size.Value
+	ack, io := "buffered", "buffered"
 	var verbosity int
 	cmd := &cobra.Command{
 		Use:   "store --data DIR",
@@ -33,6 +34,13 @@ func (c *cli) storeCmd() *cobra.Command {
 				return usagef(cmd, "%s wants --data", cmd.CommandPath())
 			}
 			cfg.CopyRate = rate.Bytes
+			var err error
+			if cfg.StableAck, err = choice(cmd, "ack", ack, "buffered", "stable"); err != nil {
+				return err
+			}
+			if cfg.DirectIO, err = choice(cmd, "io", io, "buffered", "direct"); err != nil {
+				return err
+			}
 			cfg.Ready = func(s app.Serving) {
 				if cfg.Init {
 					fmt.Fprintf(c.out, "made store %s in %s\n", s.UUID, cfg.Data)
@@ -52,10 +60,22 @@ func (c *cli) storeCmd() *cobra.Command {
 	f.IntVar(&cfg.Policy.Soft, "soft-depth", 0, "default clone depth above which a flatten is queued (0: 8)")
 	f.IntVar(&cfg.Policy.Hard, "hard-depth", 0, "default clone depth above which clones are refused (0: 64)")
 	f.Var(&rate, "copy-rate", "most bytes a second that background work copies (default: no limit)")
+	f.StringVar(&ack, "ack", ack, "answer writes from the page cache (buffered), or once on disk, so that sessions survive power failure (stable)")
+	f.StringVar(&io, "io", io, "keep images in the page cache (buffered) or out of it (direct)")
 	f.DurationVar(&cfg.Stop, "stop-timeout", 30*time.Second, "how long an orderly stop may take")
 	f.IntVarP(&verbosity, "verbosity", "v", 0, "log level: 1 lifecycle, 2 refused requests, 4 every request")
 	_ = cmd.MarkFlagDirname("data")
+	_ = cmd.RegisterFlagCompletionFunc("ack", cobra.FixedCompletions([]string{"buffered", "stable"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("io", cobra.FixedCompletions([]string{"buffered", "direct"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
+}
+
+// choice tells whether a flag has the second of its two values.
+func choice(cmd *cobra.Command, flag, got, first, second string) (bool, error) {
+	if got != first && got != second {
+		return false, usagef(cmd, "--%s is %s or %s, not %q", flag, first, second, got)
+	}
+	return got == second, nil
 }
 
 // adviseStore says what to do about a store that does not start: the general hints are

@@ -21,9 +21,11 @@ func openBackend(cfg Config, log klog.Logger) (store.Full, error) {
 		}
 	}
 	s, err := layered.Open(cfg.Data, layered.Options{
-		Policy:   cfg.Policy,
-		CopyRate: cfg.CopyRate,
-		OnEvent:  func(e layered.Event) { logEvent(log, e) },
+		Policy:    cfg.Policy,
+		CopyRate:  cfg.CopyRate,
+		StableAck: cfg.StableAck,
+		DirectIO:  cfg.DirectIO,
+		OnEvent:   func(e layered.Event) { logEvent(log, e) },
 	})
 	if err != nil {
 		return nil, err

@@ -40,6 +40,10 @@ type Config struct {
 	Policy store.Policy
 	// CopyRate bounds what background work copies, in bytes a second; 0 is no bound.
 	CopyRate int64
+	// StableAck answers writes only when they are on the disk, so that sessions survive
+	// a power failure; DirectIO keeps images out of the page cache. Both are of the
+	// embedded engine.
+	StableAck, DirectIO bool
 	// Stop bounds how long a stop may take; 0 means 30 s.
 	Stop time.Duration
 	// Backend, if set, opens the store instead of the embedded engine. Init then

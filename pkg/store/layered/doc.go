@@ -47,6 +47,8 @@
 // learns of them. After that the write is answered: it survives a crash of the
 // process. Discard records zero first and punches the hole after. Flush syncs the
 // data, commits the records and syncs the journal.
+// With Options.DirectIO the data files, and they alone, are read and written past the
+// page cache.
 //
 // # Read
 //

@@ -47,6 +47,9 @@ type Options struct {
 	// StableAck answers writes, zeroes and discards only when they are on the disk, in
 	// syncs that concurrent ones share: publications survive a power failure then.
 	StableAck bool
+	// DirectIO keeps the data of images out of the page cache. Where the file system
+	// refuses, an event says so and the cache is used.
+	DirectIO bool
 	// NoCatalogueSync is for tests that stage no power failure.
 	NoCatalogueSync bool
 	// BeforeCommit is asked before each commit of the catalogue and can fail it, for
@@ -193,7 +196,7 @@ func assemble(dir string, o Options, cat *meta.DB) (*Store, error) {
 	}
 	st := &Store{dir: dir, opts: o, cat: cat,
 		images: map[store.ID]*image{}, views: map[*view]bool{}, faulty: map[meta.LayerID]string{}, lost: map[meta.LayerID]bool{}, stalled: map[store.ID]error{}}
-	st.pool = vfs.NewPool(o.FS, poolSize(0))
+	st.pool = vfs.NewPool(st.layersFS(), poolSize(0))
 	st.env = &layer.Env{FS: st.pool, Dir: o.LayersDir, CacheID: cacheID, Pages: layer.NewPageCache(o.PageMemory)}
 	st.layers = newRegistry(st.env)
 	st.layers.onDamage = st.damaged
