@@ -6,9 +6,11 @@ import (
 	"time"
 )
 
-// budget bounds bytes, in total and per tenant. Waiters are served in the order in
-// which they came, so a large request is not starved by small ones; only those who
-// wait for bytes of their own tenant are overtaken by others.
+// budget bounds bytes, in total and per tenant. Of those who wait, tenants that hold
+// the least come first, and each tenant's own requests in the order in which they
+// came. Nobody starves: a tenant that waits for long holds nothing in the end, and
+// among those who hold nothing the first is first. Small requests do not overtake a
+// large one whose turn it is.
 type budget struct {
 	limit int64
 	// most is what one tenant may hold. A single request of up to limit is always
@@ -18,11 +20,15 @@ type budget struct {
 	mu      sync.Mutex
 	used    int64
 	peak    int64
+	round   uint64
 	waiters list.List // of *waiter
 }
 
 // tenant is one user of a budget, whose mutex guards it.
-type tenant struct{ used int64 }
+type tenant struct {
+	used int64
+	seen uint64 // the last round of next that came across it
+}
 
 type waiter struct {
 	of    *tenant
@@ -36,17 +42,29 @@ func (b *budget) room(of *tenant, n int64) bool {
 	return of.used == 0 || of.used+n <= b.most
 }
 
-// free tells whether n bytes can be had without overtaking anybody.
-func (b *budget) free(of *tenant, n int64) bool {
-	if b.used+n > b.limit || !b.room(of, n) {
+// ask takes n bytes or queues for them; queued is nil if it has got them.
+func (b *budget) ask(of *tenant, n int64) (queued *list.Element) {
+	if b.waiters.Len() == 0 && b.used+n <= b.limit && b.room(of, n) {
+		b.charge(of, n)
+		return nil
+	}
+	w := &waiter{of: of, n: n, ready: make(chan struct{})}
+	e := b.waiters.PushBack(w)
+	b.grant()
+	if w.granted() {
+		return nil
+	}
+	return e
+}
+
+// granted needs no lock.
+func (w *waiter) granted() bool {
+	select {
+	case <-w.ready:
+		return true
+	default:
 		return false
 	}
-	for e := b.waiters.Front(); e != nil; e = e.Next() {
-		if w := e.Value.(*waiter); w.of == of || b.room(w.of, w.n) {
-			return false
-		}
-	}
-	return true
 }
 
 func (b *budget) charge(of *tenant, n int64) {
@@ -55,31 +73,44 @@ func (b *budget) charge(of *tenant, n int64) {
 	b.peak = max(b.peak, b.used)
 }
 
-// grant admits waiters: all up to the first that is kept back by nothing but the
-// limit.
+// grant admits waiters as long as there are bytes for the next one.
 func (b *budget) grant() {
-	for e := b.waiters.Front(); e != nil; {
-		w, next := e.Value.(*waiter), e.Next()
-		if b.room(w.of, w.n) {
-			if b.used+w.n > b.limit {
-				return
-			}
-			b.charge(w.of, w.n)
-			b.waiters.Remove(e)
-			close(w.ready)
+	for e := b.next(); e != nil; e = b.next() {
+		w := e.Value.(*waiter)
+		if b.used+w.n > b.limit {
+			return
 		}
-		e = next
+		b.charge(w.of, w.n)
+		b.waiters.Remove(e)
+		close(w.ready)
 	}
 }
 
-// try takes n bytes if they are free and nobody waits for them. It locks mu.
+// next is whose turn it is: the first waiter of the tenant that holds the least,
+// leaving out tenants without room for theirs.
+func (b *budget) next() (best *list.Element) {
+	b.round++
+	for e := b.waiters.Front(); e != nil; e = e.Next() {
+		w := e.Value.(*waiter)
+		if w.of.seen == b.round {
+			continue
+		}
+		w.of.seen = b.round
+		if b.room(w.of, w.n) && (best == nil || w.of.used < best.Value.(*waiter).of.used) {
+			best = e
+		}
+	}
+	return best
+}
+
+// try is take without waiting. It locks mu.
 func (b *budget) try(of *tenant, n int64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.free(of, n) {
+	if e := b.ask(of, n); e != nil {
+		b.waiters.Remove(e)
 		return false
 	}
-	b.charge(of, n)
 	return true
 }
 
@@ -88,14 +119,12 @@ func (b *budget) try(of *tenant, n int64) bool {
 // those of its own tenant. It locks mu.
 func (b *budget) take(of *tenant, n int64, cancel <-chan struct{}, tick time.Duration, press func(own bool)) bool {
 	b.mu.Lock()
-	if b.free(of, n) {
-		b.charge(of, n)
-		b.mu.Unlock()
+	e := b.ask(of, n)
+	b.mu.Unlock()
+	if e == nil {
 		return true
 	}
-	w := &waiter{of: of, n: n, ready: make(chan struct{})}
-	e := b.waiters.PushBack(w)
-	b.mu.Unlock()
+	w := e.Value.(*waiter)
 	t := time.NewTicker(tick)
 	defer t.Stop()
 	for {
@@ -118,11 +147,10 @@ func (b *budget) take(of *tenant, n int64, cancel <-chan struct{}, tick time.Dur
 func (b *budget) withdraw(w *waiter, e *list.Element) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	select {
-	case <-w.ready: // granted in the meantime
+	if w.granted() { // in the meantime
 		w.of.used -= w.n
 		b.used -= w.n
-	default:
+	} else {
 		b.waiters.Remove(e)
 	}
 	b.grant()

@@ -21,6 +21,13 @@
 //     taken before a payload is read. Who holds a turn may wait for a buffer, who
 //     holds a buffer waits for nothing but the export and the peer, and a peer has
 //     a deadline.
+//   - Requests wait for memory only behind those of their own size: small (up to
+//     64 KiB), medium (up to 4 MiB) and large ones have parts of their own, and so
+//     have turns. No peer gets more than two thirds of a part or, if that is more,
+//     one request; what becomes free goes to the peer that holds the least.
+//   - While somebody waits for memory, a connection that holds some of that part
+//     and whose peer has been behind for Config.Impatience is cut, the furthest
+//     behind first. Nobody is cut for that reason without such a need.
 //   - After Conn.Done is closed no request of that connection reaches its export.
 //     A request whose bytes were not wholly received is never started.
 //   - A flush covers every write that was answered before the flush was received.
