@@ -32,8 +32,20 @@ func (s *server) withinBudget(l *tool) {
 // honest writes and reads back through qemu-io, which must be done promptly.
 func (s *server) honest(l *tool, uri string) {
 	s.t.Helper()
+	s.promptly(l, uri, "write -P 7 0 1M", "flush", "read -P 7 0 1M", "write -P 8 4M 4k", "read -P 8 4M 4k")
+}
+
+// honestAndLarge is honest with requests as large as those of the attackers. Only on the
+// unix socket, where it is another peer than they are, is it not behind all of them.
+func (s *server) honestAndLarge(l *tool, uri string) {
+	s.t.Helper()
+	s.promptly(l, uri, "write -P 9 8M 32M", "read -P 9 8M 32M")
+}
+
+func (s *server) promptly(l *tool, uri string, commands ...string) {
+	s.t.Helper()
 	begin := time.Now()
-	qemuIO(l, uri, "write -P 7 0 1M", "flush", "read -P 7 0 1M", "write -P 8 4M 4k", "read -P 8 4M 4k")
+	qemuIO(l, uri, commands...)
 	took := time.Since(begin)
 	if took > prompt {
 		s.t.Errorf("an honest client waited %v while others misbehave", took)
@@ -97,6 +109,7 @@ func TestHostileStalledWrites(t *testing.T) {
 	}
 	s.honest(l, s.uri("honest"))
 	s.honest(l, s.tcpURI("honest"))
+	s.honestAndLarge(l, s.uri("honest"))
 	s.alive()
 	s.withinBudget(l)
 	closeAll(t, &sent)
@@ -124,6 +137,7 @@ func TestHostileUnreadReplies(t *testing.T) {
 	}
 	s.honest(l, s.uri("honest"))
 	s.honest(l, s.tcpURI("honest"))
+	s.honestAndLarge(l, s.uri("honest"))
 	s.alive()
 	s.withinBudget(l)
 	l.result("3,200 reads of 32 MiB asked for and not taken")

@@ -49,10 +49,15 @@ func start(t *testing.T, args ...string) *server {
 
 func (s *server) launch(more ...string) {
 	s.t.Helper()
-	// Nothing here is a kernel device, so the right to CAP_SYS_RESOURCE is not needed.
-	args := append([]string{
-		"store", "--data", s.dir, "--listen", "tcp://" + s.tcp, "--open-tcp", "--allow-unsafe",
-	}, s.args...)
+	args := append([]string{"store", "--data", s.dir, "--listen", "tcp://" + s.tcp, "--open-tcp"}, s.args...)
+	unsafe, err := lacksResource()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if unsafe {
+		s.t.Log(unsafeNotice)
+		args = append(args, "--allow-unsafe")
+	}
 	s.cmd = exec.Command(strataBin, append(args, more...)...)
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
 	// The store must not outlive a test run that was killed.
