@@ -139,10 +139,11 @@ func (st *Store) indexRun(ctx context.Context, rows []meta.Layer) error {
 		}
 		return nil
 	})
-	if err == nil {
-		st.rebuildViews(ids[0])
+	if err != nil { // nobody refers to the file, and its layers may be gone
+		return errors.Join(err, st.removeIndex(ids[0]))
 	}
-	return err
+	st.rebuildViews(ids[0])
+	return nil
 }
 
 // dropIndex forgets the index that covers a layer which is about to change, within
@@ -173,23 +174,30 @@ func dropIndex(tx *meta.Tx, l meta.Layer) (meta.Layer, error) {
 	return l, tx.PutLayer(l)
 }
 
-// dropIndexes forgets the indexes over layers that a job is about to change, and
-// makes sure that no view uses them any more.
-func (st *Store) dropIndexes(ids ...meta.LayerID) error {
+// unsettle prepares two layers for a merge: no index covers them any more, also in
+// no view, and the count of the one that gives its blocks away no longer holds, even
+// if the merge is given up half-way; nor that of the other if a part of it is cleared
+// first.
+func (st *Store) unsettle(from, to meta.LayerID, clears bool) error {
 	var changed []meta.LayerID
 	err := st.cat.Update(func(tx *meta.Tx) error {
 		changed = nil
-		for _, id := range ids {
+		for _, id := range []meta.LayerID{from, to} {
 			l, err := tx.Layer(id)
 			if err != nil {
 				return err
 			}
-			if l.Index == 0 {
-				continue
+			if l.Index != 0 {
+				changed = append(changed, id)
+				if l, err = dropIndex(tx, l); err != nil {
+					return err
+				}
 			}
-			changed = append(changed, id)
-			if _, err := dropIndex(tx, l); err != nil {
-				return err
+			if (id == from || clears) && l.Data != 0 {
+				l.Data = 0
+				if err := tx.PutLayer(l); err != nil {
+					return err
+				}
 			}
 		}
 		return nil

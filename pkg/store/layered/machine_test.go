@@ -154,10 +154,18 @@ func TestModel(t *testing.T) {
 	storetest.Model(t, newMachine, o)
 }
 
+// programs is how many random programs the loops run.
+func programs() int {
+	if testing.Short() {
+		return 1
+	}
+	return 4
+}
+
 func TestCrashAtEveryChange(t *testing.T) {
-	storetest.CrashLoop(t, newDisk, storetest.LoopOptions{Programs: 1})
+	storetest.CrashLoop(t, newDisk, storetest.LoopOptions{Programs: programs()})
 }
 
 func TestFaultAtEveryChange(t *testing.T) {
-	storetest.FaultLoop(t, newDisk, storetest.LoopOptions{Programs: 1})
+	storetest.FaultLoop(t, newDisk, storetest.LoopOptions{Programs: programs()})
 }

@@ -154,16 +154,16 @@ func (m *merge) prepare() error {
 	if err != nil {
 		return err
 	}
-	if err := m.st.dropIndexes(m.lower.ID, m.upper.ID); err != nil {
-		return err
-	}
 	lowData, _ := low.Blocks()
 	upData, _ := up.Blocks()
 	if lowData <= upData {
 		m.from, m.to = low, up
-		return nil
+		return m.st.unsettle(m.lower.ID, m.upper.ID, false)
 	}
 	m.push, m.from, m.to = true, up, low
+	if err := m.st.unsettle(m.upper.ID, m.lower.ID, m.lower.Size > m.upper.Overlap); err != nil {
+		return err
+	}
 	return m.beginPush(low)
 }
 
@@ -179,11 +179,14 @@ func (m *merge) beginPush(low *layer.Layer) error {
 			return err
 		}
 	}
+	data, _ := low.Blocks()
+	_, zeroes := m.from.Blocks() // may take the place of data
 	err := m.st.cat.Update(func(tx *meta.Tx) error {
 		lower, err := tx.Layer(m.lower.ID)
 		if err != nil {
 			return err
 		}
+		lower.Data = max(data-zeroes, 0)
 		upper, err := tx.Layer(m.upper.ID)
 		if err != nil {
 			return err
