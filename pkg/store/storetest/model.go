@@ -91,7 +91,12 @@ func Model(t *testing.T, machine func(t *testing.T) Machine, o Options) {
 	}
 }
 
-// baseSeed is the seed to begin with: the one to replay, or a new one, printed.
+// FirstSeedVariable is the environment variable that names the first seed of a run, so
+// that the same programs can be run again. Without it they are new each time.
+const FirstSeedVariable = "STRATA_FIRST_SEED"
+
+// baseSeed is the seed to begin with: the one to replay, the one asked for, or a new
+// one; it is printed.
 func baseSeed(t *testing.T) uint64 {
 	t.Helper()
 	if text := os.Getenv(SeedVariable); text != "" {
@@ -102,6 +107,12 @@ func baseSeed(t *testing.T) uint64 {
 		return seed
 	}
 	seed := uint64(rand.Uint32()) * 1000
+	if text := os.Getenv(FirstSeedVariable); text != "" {
+		var err error
+		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
+			t.Fatalf("%s=%q: %v", FirstSeedVariable, text, err)
+		}
+	}
 	t.Logf("first seed %d; %s=<seed> replays one", seed, SeedVariable)
 	return seed
 }
