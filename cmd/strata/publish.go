@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -13,7 +14,7 @@ import (
 
 func (c *cli) publishCmd() *cobra.Command {
 	var node string
-	var readOnly bool
+	var access accessFlag
 	cmd := &cobra.Command{
 		Use:               "publish --node NODE IMAGE[@SNAPSHOT]",
 		Short:             "Give a node the right to an image or snapshot",
@@ -28,7 +29,7 @@ func (c *cli) publishCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			p, err := c.client.Publish(cmd.Context(), i.ID, node, readOnly || i.Kind == store.KindSnapshot)
+			p, err := c.client.Publish(cmd.Context(), i.ID, node, access.of(i))
 			if err != nil {
 				return err
 			}
@@ -39,8 +40,39 @@ func (c *cli) publishCmd() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&node, "node", "", "name of the node")
-	cmd.Flags().BoolVar(&readOnly, "read-only", false, "the right to read only; several nodes may have it")
+	cmd.Flags().Var(&access, "access", "write: one node; shared: several nodes that write; read: several nodes; scratch: read, with\na private head that takes writes and is thrown away (default write, of a snapshot read)")
+	_ = cmd.RegisterFlagCompletionFunc("access", cobra.FixedCompletions(accessNames(), cobra.ShellCompDirectiveNoFileComp))
 	return cmd
+}
+
+// accessFlag is the --access flag; it implements pflag.Value.
+type accessFlag struct{ access store.Access }
+
+func (f *accessFlag) String() string { return string(f.access) }
+
+func (f *accessFlag) Set(s string) error {
+	if !store.Access(s).Valid() {
+		return fmt.Errorf("want %s", strings.Join(accessNames(), ", "))
+	}
+	f.access = store.Access(s)
+	return nil
+}
+
+func (*accessFlag) Type() string { return "access" }
+
+// of is the access meant for an object: what was asked for, or what it can give.
+func (f *accessFlag) of(i store.Info) store.Access {
+	switch {
+	case f.access != "":
+		return f.access
+	case i.Kind == store.KindSnapshot:
+		return store.AccessRead
+	}
+	return store.AccessWrite
+}
+
+func accessNames() []string {
+	return []string{string(store.AccessWrite), string(store.AccessShared), string(store.AccessRead), string(store.AccessScratch)}
 }
 
 func (c *cli) unpublishCmd() *cobra.Command {
@@ -65,11 +97,12 @@ func (c *cli) unpublishCmd() *cobra.Command {
 
 // publicationAnswer is a publication without its token, which a list need not tell.
 type publicationAnswer struct {
-	Name     string   `json:"name"`
-	ID       store.ID `json:"id"`
-	Node     string   `json:"node"`
-	ReadOnly bool     `json:"readOnly"`
-	Epoch    uint64   `json:"epoch"`
+	Name   string       `json:"name"`
+	ID     store.ID     `json:"id"`
+	Node   string       `json:"node"`
+	Access store.Access `json:"access"`
+	Target store.ID     `json:"target"`
+	Epoch  uint64       `json:"epoch"`
 }
 
 func (c *cli) publicationsCmd() *cobra.Command {
@@ -106,12 +139,8 @@ func (c *cli) publicationsCmd() *cobra.Command {
 			answer := []publicationAnswer{}
 			t := table.New("NAME", "NODE", "ACCESS", ">EPOCH")
 			for _, p := range pubs {
-				answer = append(answer, publicationAnswer{names[p.ID], p.ID, p.Node, p.ReadOnly, p.Epoch})
-				access := "read-write"
-				if p.ReadOnly {
-					access = "read-only"
-				}
-				t.Row(names[p.ID], p.Node, access, fmt.Sprint(p.Epoch))
+				answer = append(answer, publicationAnswer{names[p.ID], p.ID, p.Node, p.Access, p.Target, p.Epoch})
+				t.Row(names[p.ID], p.Node, string(p.Access), fmt.Sprint(p.Epoch))
 			}
 			return c.table(answer, t)
 		},

@@ -15,8 +15,8 @@ type served struct {
 }
 
 // Publish implements store.Publisher.
-func (s *served) Publish(ctx context.Context, id store.ID, node string, readOnly bool) (store.Publication, error) {
-	return s.publisher.Publish(ctx, id, node, readOnly)
+func (s *served) Publish(ctx context.Context, id store.ID, node string, access store.Access) (store.Publication, error) {
+	return s.publisher.Publish(ctx, id, node, access)
 }
 
 // Unpublish implements store.Publisher.

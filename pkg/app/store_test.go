@@ -261,13 +261,13 @@ func TestPublishGoesThroughTheRegistry(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Publish(t.Context(), img.ID, "node", false); !errors.Is(err, store.ErrInUse) {
+	if _, err := c.Publish(t.Context(), img.ID, "node", store.AccessWrite); !errors.Is(err, store.ErrInUse) {
 		t.Errorf("publish while a client writes: %v", err)
 	}
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
-	p, err := c.Publish(t.Context(), img.ID, "node", false)
+	p, err := c.Publish(t.Context(), img.ID, "node", store.AccessWrite)
 	if err != nil {
 		t.Fatal(err)
 	}

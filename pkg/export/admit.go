@@ -68,7 +68,7 @@ func (r *Registry) join(ctx context.Context, o *object, n name, c *nbd.Conn) (re
 	a.newest = n.generation
 	a.conns[c] = n.generation
 	o.expire(pubs)
-	return p.ReadOnly, o.blockers(n.epoch, n.generation), nil
+	return !p.Access.Writes(), o.blockers(n.epoch, n.generation), nil
 }
 
 // expire marks what is attached without a publication as withdrawn: the store may
@@ -171,7 +171,7 @@ func (r *Registry) tryClaim(ctx context.Context, o *object, info store.Info, c *
 		return false, nil, nil, refused(info.Ref(), err)
 	}
 	for _, p := range pubs {
-		if !p.ReadOnly {
+		if p.Access.Writes() {
 			return false, nil, nil, nbd.Refuse(nbd.Policy, "image %q is published to node %s; %s%s gives read access", info.Ref(), p.Node, readOnlyPrefix, info.Ref())
 		}
 	}

@@ -106,7 +106,7 @@ func TestPlainNamesOverTCP(t *testing.T) {
 	r := newRig(t, Config{})
 	_, err := r.from("127.0.0.1", "img")
 	wantRefusal(t, err, nbd.Policy, "images are served by name on the local socket only")
-	p := r.publish("n1", false)
+	p := r.publish("n1", store.AccessWrite)
 	if _, err := r.from("127.0.0.1", Name(p, 1)); err != nil {
 		t.Errorf("a publication over TCP: %v", err)
 	}
@@ -128,11 +128,11 @@ func TestOneWriter(t *testing.T) {
 	wantRefusal(t, err, nbd.Policy, busy)
 	_, err = r.try("img")
 	wantRefusal(t, err, nbd.Policy, busy)
-	_, err = r.reg.Publish(r.patience, r.img.ID, "n1", false)
+	_, err = r.reg.Publish(r.patience, r.img.ID, "n1", store.AccessWrite)
 	if !errors.Is(err, store.ErrInUse) || !strings.Contains(err.Error(), "host 127.0.0.1") {
 		t.Errorf("Publish during a session: %v", err)
 	}
-	if _, err = r.reg.Publish(r.patience, r.img.ID, "n1", true); !errors.Is(err, store.ErrInUse) {
+	if _, err = r.reg.Publish(r.patience, r.img.ID, "n1", store.AccessRead); !errors.Is(err, store.ErrInUse) {
 		t.Errorf("Publish for reading during a session: %v", err)
 	}
 	if who := r.reg.InUse(r.img.ID); who != "host 127.0.0.1" {
@@ -186,7 +186,7 @@ func TestPatience(t *testing.T) {
 
 func TestPublishedForWritingRefusesPlain(t *testing.T) {
 	r := newRig(t, Config{})
-	r.publish("n1", false)
+	r.publish("n1", store.AccessWrite)
 	_, err := r.try("img")
 	wantRefusal(t, err, nbd.Policy, `image "img" is published to node n1; ro/img gives read access`)
 	r.snapshot("s")
@@ -205,7 +205,7 @@ func TestPublishedForWritingRefusesPlain(t *testing.T) {
 
 func TestPublishedForReading(t *testing.T) {
 	r := newRig(t, Config{})
-	a, b := r.publish("n1", true), r.publish("n2", true)
+	a, b := r.publish("n1", store.AccessRead), r.publish("n2", store.AccessRead)
 	for _, name := range []string{Name(a, 1), Name(b, 1), "img", "ro/img"} {
 		c := r.dial(name)
 		if _, err := c.WriteAt(make([]byte, 512), 0); !c.ReadOnly() || !errors.Is(err, nbd.EPERM) {

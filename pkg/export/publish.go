@@ -10,7 +10,7 @@ import (
 
 // Publish gives a node the right to an image or snapshot, as the store's Publish
 // does. While a plain session writes to the image it is ErrInUse.
-func (r *Registry) Publish(ctx context.Context, id store.ID, node string, readOnly bool) (store.Publication, error) {
+func (r *Registry) Publish(ctx context.Context, id store.ID, node string, access store.Access) (store.Publication, error) {
 	o := r.object(id)
 	defer r.release(o)
 	if err := o.enter(ctx); err != nil {
@@ -23,7 +23,7 @@ func (r *Registry) Publish(ctx context.Context, id store.ID, node string, readOn
 	if busy {
 		return store.Publication{}, fmt.Errorf("publish %s to %s: %s has it open for writing: %w", id, node, peer, store.ErrInUse)
 	}
-	return r.src.Publish(ctx, id, node, readOnly)
+	return r.src.Publish(ctx, id, node, access)
 }
 
 // Unpublish withdraws the right of a node, or of all nodes if node is "", cuts the

@@ -33,7 +33,7 @@ func connOf(t *testing.T, r *rig, name string) *nbd.Conn {
 
 func TestTokens(t *testing.T) {
 	r := newRig(t, Config{})
-	p := r.publish("n1", false)
+	p := r.publish("n1", store.AccessWrite)
 	wrong := p
 	wrong.Token = strings.Repeat("0", 32)
 	_, err := r.try(Name(wrong, 1))
@@ -58,7 +58,7 @@ func TestTokens(t *testing.T) {
 	}
 	_, err = r.try(Name(p, 1))
 	wantRefusal(t, err, nbd.Policy, fmt.Sprintf(gone, 1))
-	if again := r.publish("n1", false); again.Epoch == p.Epoch || again.Token == p.Token {
+	if again := r.publish("n1", store.AccessWrite); again.Epoch == p.Epoch || again.Token == p.Token {
 		t.Error("a new publication has the old right")
 	} else if _, err := r.try(Name(again, 0)); err != nil {
 		t.Errorf("generations of a new epoch begin anew: %v", err)
@@ -67,7 +67,7 @@ func TestTokens(t *testing.T) {
 
 func TestGenerations(t *testing.T) {
 	r := newRig(t, Config{})
-	p := r.publish("n1", false)
+	p := r.publish("n1", store.AccessWrite)
 	one, parallel := r.dial(Name(p, 3)), r.dial(Name(p, 3))
 	if _, err := one.WriteAt(make([]byte, 512), 0); err != nil {
 		t.Fatal(err)
@@ -114,7 +114,7 @@ func held(t *testing.T, r *rig, p store.Publication) (release func()) {
 // Unpublish answers after the last started request, and not before.
 func TestUnpublishWaits(t *testing.T) {
 	r := newRig(t, Config{})
-	p := r.publish("n1", false)
+	p := r.publish("n1", store.AccessWrite)
 	release := held(t, r, p)
 	ended := make(chan error, 1)
 	go func() { ended <- r.reg.Unpublish(r.patience, r.img.ID, "n1") }()
@@ -146,7 +146,7 @@ func TestUnpublishWaits(t *testing.T) {
 // overlap with what is still going on, and repeating Unpublish waits again.
 func TestUnpublishGivesUp(t *testing.T) {
 	r := newRig(t, Config{})
-	p := r.publish("n1", false)
+	p := r.publish("n1", store.AccessWrite)
 	release := held(t, r, p)
 	short, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
 	defer cancel()
@@ -174,13 +174,13 @@ func TestUnpublishGivesUp(t *testing.T) {
 
 func TestNextNodeWaitsForTheLast(t *testing.T) {
 	r := newRig(t, Config{})
-	release := held(t, r, r.publish("n1", false))
+	release := held(t, r, r.publish("n1", store.AccessWrite))
 	short, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
 	defer cancel()
 	if err := r.reg.Unpublish(short, r.img.ID, "n1"); err == nil {
 		t.Fatal("Unpublish did not wait")
 	}
-	next := r.publish("n2", false)
+	next := r.publish("n2", store.AccessWrite)
 	ended := make(chan error, 1)
 	go func() {
 		c, err := r.try(Name(next, 1))
@@ -207,7 +207,7 @@ func TestNextNodeWaitsForTheLast(t *testing.T) {
 // A connection that waits for its predecessor can itself be withdrawn.
 func TestUnpublishWhileAttachWaits(t *testing.T) {
 	r := newRig(t, Config{})
-	p := r.publish("n1", false)
+	p := r.publish("n1", store.AccessWrite)
 	release := held(t, r, p)
 	attached := make(chan error, 1)
 	go func() {
@@ -238,7 +238,7 @@ func TestFencedDeviceCuts(t *testing.T) {
 	for _, sentinel := range []error{store.ErrFenced, store.ErrClosed} {
 		r := newRig(t, Config{})
 		r.src.onWrite = func([]byte, int64) error { return fmt.Errorf("write: %w", sentinel) }
-		_, err := r.dial(Name(r.publish("n1", false), 1)).WriteAt(make([]byte, 512), 0)
+		_, err := r.dial(Name(r.publish("n1", store.AccessWrite), 1)).WriteAt(make([]byte, 512), 0)
 		var errno nbd.Errno
 		if err == nil || errors.As(err, &errno) {
 			t.Errorf("after %v the client sees %v", sentinel, err)
@@ -258,7 +258,7 @@ func TestStaleWrites(t *testing.T) {
 	}
 	r := newRig(t, Config{})
 	r.src.onWrite = func([]byte, int64) error { wait(delay(3000)); return nil }
-	p := r.publish("n1", false)
+	p := r.publish("n1", store.AccessWrite)
 	var stale sync.WaitGroup
 	old := r.dial(Name(p, 1))
 	rounds := 500
@@ -310,7 +310,7 @@ func TestOrderUnderLoad(t *testing.T) {
 	}
 	deadline := time.Now().Add(2 * time.Second)
 	for round := 0; time.Now().Before(deadline); round++ {
-		p := r.publish(fmt.Sprint("n", round%3), false)
+		p := r.publish(fmt.Sprint("n", round%3), store.AccessWrite)
 		var wg sync.WaitGroup
 		for range 6 {
 			generation := uint64(rnd.IntN(4))

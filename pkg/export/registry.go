@@ -215,7 +215,7 @@ func (r *Registry) resolve(ctx context.Context, exportName string, c *nbd.Conn) 
 	if err != nil {
 		return store.Info{}, false, refused("image "+string(n.id), err)
 	}
-	return info, p.ReadOnly, nil
+	return info, !p.Access.Writes(), nil
 }
 
 // errEnough ends a walk early.

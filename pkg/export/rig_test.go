@@ -167,9 +167,9 @@ func (r *rig) from(host, name string) (*nbd.Client, error) {
 	return c, nil
 }
 
-func (r *rig) publish(node string, readOnly bool) store.Publication {
+func (r *rig) publish(node string, access store.Access) store.Publication {
 	r.t.Helper()
-	p, err := r.reg.Publish(r.patience, r.img.ID, node, readOnly)
+	p, err := r.reg.Publish(r.patience, r.img.ID, node, access)
 	if err != nil {
 		r.t.Fatal(err)
 	}

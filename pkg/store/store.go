@@ -63,15 +63,35 @@ type Inspector interface {
 
 // Publisher hands out and withdraws publications. They are durable.
 type Publisher interface {
-	// Publish gives node the right to id. Repeating it for the same node returns
-	// the same epoch and token; another node gets ErrInUse, except that read-only
-	// publications of one object coexist.
-	Publish(ctx context.Context, id ID, node string, readOnly bool) (Publication, error)
+	// Publish gives node the right to id. Repeating it for the same node and access
+	// returns the same publication; the same node with other access is ErrInUse, as
+	// is another node unless both read (AccessRead, AccessScratch) or both share
+	// (AccessShared). Writing to a snapshot is ErrReadOnly.
+	Publish(ctx context.Context, id ID, node string, access Access) (Publication, error)
 	// Unpublish withdraws the right of node, or of all nodes if node is "". Not
 	// being published is no error.
 	Unpublish(ctx context.Context, id ID, node string) error
 	// Publications lists those of id, or all if id is "".
 	Publications(ctx context.Context, id ID) ([]Publication, error)
+}
+
+// Modifier changes what an image is allowed, under live I/O.
+type Modifier interface {
+	// Modify applies all of c or nothing. Moving Format backwards is ErrConflict.
+	Modify(ctx context.Context, image ID, c Change) (Info, error)
+}
+
+// Notebook is a small durable table for the users of a store: keys of 1 to MaxName
+// bytes, values of up to 4 KiB. It means nothing to the store itself.
+type Notebook interface {
+	// Note reads the value under key; ErrNotFound if there is none.
+	Note(ctx context.Context, key string) (string, error)
+	// SwapNote sets the value under key if it is old now, else ErrConflict. "" stands
+	// for no note, both as old and as value.
+	SwapNote(ctx context.Context, key, old, value string) error
+	// Notes calls fn for every note whose key begins with prefix, in the order of
+	// keys, as of one instant. An error of fn ends it and is returned.
+	Notes(ctx context.Context, prefix string, fn func(key, value string) error) error
 }
 
 // JobRunner shows and steers background work.

@@ -46,6 +46,38 @@ type Policy struct {
 	Hard int `json:"hard,omitempty"`
 }
 
+// Limits bound the I/O that clients may do on one image, over all their connections.
+// Zero fields mean no limit.
+type Limits struct {
+	// IOPS is requests per second, reads and writes alike.
+	IOPS int64 `json:"iops,omitempty"`
+	// Bandwidth is bytes per second, read and written together.
+	Bandwidth int64 `json:"bandwidth,omitempty"`
+}
+
+// Format is what is known of the content of an image. It only moves forward, from
+// FormatNone to FormatBegun to the name of a file system or FormatUnknown; snapshots
+// and clones inherit it. It guards against formatting an image that holds data.
+type Format string
+
+const (
+	// FormatNone: nobody has used the image.
+	FormatNone Format = ""
+	// FormatBegun: a file system is being made; if that was interrupted it may be
+	// made again, since nobody has stored anything yet.
+	FormatBegun Format = "formatting"
+	// FormatUnknown: the image was handed out as a raw device, imported or written by
+	// a tool, and may hold anything.
+	FormatUnknown Format = "unknown"
+)
+
+// Change is what Modifier.Modify sets; nil fields stay as they are.
+type Change struct {
+	Policy *Policy
+	Limits *Limits
+	Format *Format
+}
+
 // Info describes an image or snapshot as of one instant.
 type Info struct {
 	ID   ID     `json:"id"`
@@ -82,6 +114,8 @@ type Info struct {
 	Node string `json:"node,omitempty"`
 	// Digest is the caller's fingerprint of the creating request.
 	Digest string `json:"digest,omitempty"`
+	Limits Limits `json:"limits,omitzero"`
+	Format Format `json:"format,omitempty"`
 }
 
 // Ref is the name a user types for it: image or image@snapshot.
@@ -104,6 +138,11 @@ type Spec struct {
 	BlockSize int
 	// Policy of the new image; zero fields are inherited from the parent.
 	Policy Policy
+	// Flatten queues a flatten of the new image whatever its depth, in the same
+	// transaction.
+	Flatten bool
+	// Limits of the new image; they are not inherited.
+	Limits Limits
 	// Digest makes the request idempotent: an existing image of that name with the
 	// same digest is returned instead of ErrConflict. Opaque, at most 256 bytes.
 	Digest string
@@ -141,11 +180,37 @@ type Extent struct {
 	Changed bool `json:"changed,omitempty"`
 }
 
+// Access is what a publication allows.
+type Access string
+
+const (
+	// AccessWrite: reading and writing, by one node.
+	AccessWrite Access = "write"
+	// AccessShared: reading and writing, beside other nodes with the same access
+	// that agree among themselves who writes what.
+	AccessShared Access = "shared"
+	// AccessRead: reading, beside others that read.
+	AccessRead Access = "read"
+	// AccessScratch: reading, beside others that read, through a private head that
+	// takes writes and is thrown away with the publication. It is how a file system
+	// that has to replay its journal is mounted read-only.
+	AccessScratch Access = "scratch"
+)
+
+// Writes tells whether the access changes the object itself.
+func (a Access) Writes() bool { return a == AccessWrite || a == AccessShared }
+
+// Valid tells whether a is one of the constants.
+func (a Access) Valid() bool { return a.Writes() || a == AccessRead || a == AccessScratch }
+
 // Publication is the right of one node to one image or snapshot.
 type Publication struct {
-	ID       ID     `json:"id"`
-	Node     string `json:"node"`
-	ReadOnly bool   `json:"readOnly,omitempty"`
+	ID     ID     `json:"id"`
+	Node   string `json:"node"`
+	Access Access `json:"access"`
+	// Target is what the node attaches: ID itself, or the private head of
+	// AccessScratch.
+	Target ID `json:"target"`
 	// Epoch rises with every new publication of the image; it is public.
 	Epoch uint64 `json:"epoch"`
 	// Token is the secret of this epoch: 32 lower-case hex digits (128 bits).

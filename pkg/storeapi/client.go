@@ -197,8 +197,8 @@ func (c *Client) Status(ctx context.Context) (store.Status, error) {
 }
 
 // Publish implements store.Publisher.
-func (c *Client) Publish(ctx context.Context, id store.ID, node string, readOnly bool) (store.Publication, error) {
-	req := &storepb.PublishRequest{Id: string(id), Node: node, ReadOnly: readOnly}
+func (c *Client) Publish(ctx context.Context, id store.ID, node string, access store.Access) (store.Publication, error) {
+	req := &storepb.PublishRequest{Id: string(id), Node: node, Access: string(access)}
 	return call(ctx, c, c.rpc.Publish, req, publicationFromProto, string(id), node)
 }
 

@@ -233,11 +233,11 @@ func TestTokensAreNotLogged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := c.Publish(t.Context(), img.ID, "node-a", false)
+	p, err := c.Publish(t.Context(), img.ID, "node-a", store.AccessWrite)
 	if err != nil || len(p.Token) != 32 {
 		t.Fatalf("publication %+v, %v", p, err)
 	}
-	if _, err := c.Publish(t.Context(), img.ID, "node-b", false); !errors.Is(err, store.ErrInUse) {
+	if _, err := c.Publish(t.Context(), img.ID, "node-b", store.AccessWrite); !errors.Is(err, store.ErrInUse) {
 		t.Errorf("second node: %v", err)
 	}
 	if text := log.String(); strings.Contains(text, p.Token) || !strings.Contains(text, "Publish") {

@@ -84,7 +84,7 @@ func (s *Server) Status(ctx context.Context, _ *storepb.StatusRequest) (*storepb
 
 // Publish implements storepb.StoreServer.
 func (s *Server) Publish(ctx context.Context, r *storepb.PublishRequest) (*storepb.Publication, error) {
-	p, err := s.full.Publish(ctx, store.ID(r.GetId()), r.GetNode(), r.GetReadOnly())
+	p, err := s.full.Publish(ctx, store.ID(r.GetId()), r.GetNode(), store.Access(r.GetAccess()))
 	if err != nil {
 		return nil, toStatus(err)
 	}

@@ -67,7 +67,7 @@ func (st *Store) fenceLost() error {
 		was = bytes.Equal(mark, []byte(ackStable))
 		all, perr := tx.Publications("")
 		for _, p := range all {
-			if img, err := tx.Image(p.ID); err == nil && !p.ReadOnly {
+			if img, err := tx.Image(p.ID); err == nil && p.Access.Writes() {
 				heads[p.ID] = img.Head
 				pubs = append(pubs, p)
 			}

@@ -137,7 +137,7 @@ func TestStableAckMakesEarlierWritesDurable(t *testing.T) {
 	l.start()
 	_, err := l.st.Open(l.ctx, late.ID) // so that no close makes it durable
 	l.must(err)
-	p, err := l.st.Publish(l.ctx, late.ID, "node-late", false)
+	p, err := l.st.Publish(l.ctx, late.ID, "node-late", store.AccessWrite)
 	l.must(err)
 	l.powerCut(nil)
 	l.start()

@@ -14,7 +14,7 @@ func (l *lab) published(name string) (store.Info, store.Publication) {
 	l.Helper()
 	i := l.create(name, mib)
 	l.write(i.ID, 0, mib/2, 1)
-	p, err := l.st.Publish(l.ctx, i.ID, "node-"+name, false)
+	p, err := l.st.Publish(l.ctx, i.ID, "node-"+name, store.AccessWrite)
 	l.must(err)
 	return i, p
 }
@@ -53,7 +53,7 @@ func (l *lab) retired(p store.Publication, when string) {
 	if !l.noted(string(p.ID), fmt.Sprintf("epoch %d of node %q is retired", p.Epoch, p.Node)) {
 		l.Errorf("%s no event tells of it", when)
 	}
-	now, err := l.st.Publish(l.ctx, p.ID, p.Node, false)
+	now, err := l.st.Publish(l.ctx, p.ID, p.Node, store.AccessWrite)
 	l.must(err)
 	if now.Epoch <= p.Epoch || now.Token == p.Token {
 		l.Errorf("%s epoch %d (token %s) follows %d (%s)", when, now.Epoch, now.Token, p.Epoch, p.Token)
@@ -150,9 +150,9 @@ func TestReadersKeepTheirPublications(t *testing.T) {
 	i := l.create("image", mib)
 	l.write(i.ID, 0, mib/2, 1)
 	s := l.snap(i.ID, "s")
-	ofSnapshot, err := l.st.Publish(l.ctx, s.ID, "a", true)
+	ofSnapshot, err := l.st.Publish(l.ctx, s.ID, "a", store.AccessRead)
 	l.must(err)
-	ofImage, err := l.st.Publish(l.ctx, i.ID, "b", true)
+	ofImage, err := l.st.Publish(l.ctx, i.ID, "b", store.AccessRead)
 	l.must(err)
 	l.unflushed(i.ID)
 	l.powerCut(nil)

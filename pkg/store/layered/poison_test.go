@@ -178,7 +178,7 @@ func TestPoisonedImageGoes(t *testing.T) {
 // written may be gone.
 func TestPoisonRetiresThePublication(t *testing.T) {
 	p := newPoisoned(t, triggers["flush"])
-	old, err := p.st.Publish(p.ctx, p.image.ID, "node", false)
+	old, err := p.st.Publish(p.ctx, p.image.ID, "node", store.AccessWrite)
 	p.must(err)
 	p.crash()
 	p.start()
@@ -187,7 +187,7 @@ func TestPoisonRetiresThePublication(t *testing.T) {
 	if len(pubs) != 0 {
 		t.Errorf("the publication of a poisoned image is still %+v", pubs)
 	}
-	now, err := p.st.Publish(p.ctx, p.image.ID, "node", false)
+	now, err := p.st.Publish(p.ctx, p.image.ID, "node", store.AccessWrite)
 	p.must(err)
 	if now.Epoch <= old.Epoch {
 		t.Errorf("epoch %d follows %d", now.Epoch, old.Epoch)

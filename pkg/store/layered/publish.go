@@ -12,7 +12,7 @@ import (
 )
 
 // Publish implements store.Publisher.
-func (st *Store) Publish(ctx context.Context, id store.ID, node string, readOnly bool) (store.Publication, error) {
+func (st *Store) Publish(ctx context.Context, id store.ID, node string, access store.Access) (store.Publication, error) {
 	var pub store.Publication
 	if err := st.alive(); err != nil {
 		return pub, err
@@ -20,12 +20,15 @@ func (st *Store) Publish(ctx context.Context, id store.ID, node string, readOnly
 	if node == "" || len(node) > store.MaxName {
 		return pub, fmt.Errorf("publish %s: node name of %d bytes, want 1 to %d: %w", id, len(node), store.MaxName, store.ErrInvalid)
 	}
+	if err := store.ValidateAccess(access); err != nil {
+		return pub, fmt.Errorf("publish %s: %w", id, err)
+	}
 	unlock, err := st.lock(ctx, id)
 	if err != nil {
 		return pub, err
 	}
 	defer unlock()
-	if !readOnly {
+	if access.Writes() {
 		if err := st.settleHead(id); err != nil {
 			return pub, fmt.Errorf("publish to node %q: %w", node, err)
 		}
@@ -35,7 +38,7 @@ func (st *Store) Publish(ctx context.Context, id store.ID, node string, readOnly
 		if err != nil {
 			return err
 		}
-		if info.Kind == store.KindSnapshot && !readOnly {
+		if info.Kind == store.KindSnapshot && access.Writes() {
 			return fmt.Errorf("snapshot %s for writing: %w", info.Ref(), store.ErrReadOnly)
 		}
 		old, err := tx.Publications(id)
@@ -44,16 +47,16 @@ func (st *Store) Publish(ctx context.Context, id store.ID, node string, readOnly
 		}
 		for _, p := range old {
 			switch {
-			case p.Node == node && p.ReadOnly == readOnly:
+			case p.Node == node && p.Access == access:
 				pub = p.Publication
 				return nil
 			case p.Node == node:
 				return fmt.Errorf("%s is published to node %q with other rights: %w", info.Ref(), node, store.ErrInUse)
-			case !readOnly || !p.ReadOnly:
+			case !p.Access.Beside(access):
 				return fmt.Errorf("%s is published to node %q: %w", info.Ref(), p.Node, store.ErrInUse)
 			}
 		}
-		pub, err = newPublication(tx, info, node, readOnly)
+		pub, err = newPublication(tx, info, node, access)
 		return err
 	})
 	if err != nil {
@@ -64,7 +67,7 @@ func (st *Store) Publish(ctx context.Context, id store.ID, node string, readOnly
 
 // newPublication takes the next epoch of the owning image, so that it rises for the
 // image and each of its snapshots alike, and draws the secret token.
-func newPublication(tx *meta.Tx, info store.Info, node string, readOnly bool) (store.Publication, error) {
+func newPublication(tx *meta.Tx, info store.Info, node string, access store.Access) (store.Publication, error) {
 	img, err := tx.Image(info.Image)
 	if err != nil {
 		return store.Publication{}, err
@@ -72,7 +75,7 @@ func newPublication(tx *meta.Tx, info store.Info, node string, readOnly bool) (s
 	img.Epoch++
 	var token [16]byte
 	rand.Read(token[:]) // never fails, see crypto/rand
-	pub := store.Publication{ID: info.ID, Node: node, ReadOnly: readOnly, Epoch: img.Epoch, Token: hex.EncodeToString(token[:])}
+	pub := store.Publication{ID: info.ID, Node: node, Access: access, Target: info.ID, Epoch: img.Epoch, Token: hex.EncodeToString(token[:])}
 	return pub, errors.Join(tx.PutImage(img), tx.PutPublication(meta.Publication{Publication: pub}))
 }
 

@@ -12,10 +12,13 @@ import (
 )
 
 // Publish gives node the right to id.
-func (s *Store) Publish(ctx context.Context, id store.ID, node string, readOnly bool) (store.Publication, error) {
+func (s *Store) Publish(ctx context.Context, id store.ID, node string, access store.Access) (store.Publication, error) {
 	none := store.Publication{}
 	if node == "" {
 		return none, fmt.Errorf("publish %q: no node is named: %w", id, store.ErrInvalid)
+	}
+	if err := store.ValidateAccess(access); err != nil {
+		return none, fmt.Errorf("publish %q: %w", id, err)
 	}
 	d, err := s.enter(ctx)
 	if err != nil {
@@ -26,21 +29,21 @@ func (s *Store) Publish(ctx context.Context, id store.ID, node string, readOnly 
 	if err != nil {
 		return none, fmt.Errorf("publish: %w", err)
 	}
-	if o.info.Kind == store.KindSnapshot && !readOnly {
+	if o.info.Kind == store.KindSnapshot && access.Writes() {
 		return none, fmt.Errorf("publish snapshot %q for writing: %w", o.describe().Ref(), store.ErrReadOnly)
 	}
-	if p, ok := o.pubs[node]; ok && p.ReadOnly == readOnly {
+	if p, ok := o.pubs[node]; ok && p.Access == access {
 		return p, nil
 	}
 	for _, p := range o.pubs {
-		if !p.ReadOnly || !readOnly {
+		if p.Node == node || !p.Access.Beside(access) {
 			return none, fmt.Errorf("publish %q to %q: published to %q: %w", o.describe().Ref(), node, p.Node, store.ErrInUse)
 		}
 	}
 	o.epoch++
 	var token [16]byte
 	rand.Read(token[:]) // never fails, see crypto/rand
-	p := store.Publication{ID: id, Node: node, ReadOnly: readOnly, Epoch: o.epoch, Token: hex.EncodeToString(token[:])}
+	p := store.Publication{ID: id, Node: node, Access: access, Target: id, Epoch: o.epoch, Token: hex.EncodeToString(token[:])}
 	o.pubs[node] = p
 	return p, nil
 }

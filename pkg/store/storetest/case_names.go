@@ -177,7 +177,7 @@ func (s *suite) callsWith(id, live store.ID) map[string]func() error {
 		"diff":          func() error { return s.s.Diff(s.ctx, "", id, never) },
 		"diff from":     func() error { return s.s.Diff(s.ctx, id, live, never) },
 		"children":      func() error { _, err := s.s.Children(s.ctx, id); return err },
-		"publish":       func() error { _, err := s.s.Publish(s.ctx, id, "node", false); return err },
+		"publish":       func() error { _, err := s.s.Publish(s.ctx, id, "node", store.AccessWrite); return err },
 	}
 }
 

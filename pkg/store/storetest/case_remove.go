@@ -131,7 +131,7 @@ func (s *suite) TestRemoveRefused() {
 		d := s.open(o.ID)
 		s.wantErr(s.s.Remove(s.ctx, o.ID), "remove of the open "+o.Ref(), store.ErrInUse)
 		s.must(d.Close(), "close")
-		_, err := s.s.Publish(s.ctx, o.ID, "node-7", true)
+		_, err := s.s.Publish(s.ctx, o.ID, "node-7", store.AccessRead)
 		s.must(err, "publish")
 		err = s.s.Remove(s.ctx, o.ID)
 		s.wantErr(err, "remove of the published "+o.Ref(), store.ErrInUse)

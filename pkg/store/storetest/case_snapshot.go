@@ -180,7 +180,7 @@ func (s *suite) TestRevertRefused() {
 	d := s.open(img.ID)
 	s.wantErr(s.s.Revert(s.ctx, img.ID, snap.ID), "revert while open", store.ErrInUse)
 	s.must(d.Close(), "close")
-	_, err := s.s.Publish(s.ctx, img.ID, "node", false)
+	_, err := s.s.Publish(s.ctx, img.ID, "node", store.AccessWrite)
 	s.must(err, "publish")
 	s.wantErr(s.s.Revert(s.ctx, img.ID, snap.ID), "revert while published", store.ErrInUse)
 	s.must(s.s.Unpublish(s.ctx, img.ID, "node"), "unpublish")

@@ -265,13 +265,13 @@ func (u unlimitedDepth) Create(ctx context.Context, spec store.Spec) (store.Info
 // generous publishes to everybody, with a new token each time.
 type generous struct{ bent }
 
-func (g generous) Publish(ctx context.Context, id store.ID, node string, ro bool) (store.Publication, error) {
+func (g generous) Publish(ctx context.Context, id store.ID, node string, access store.Access) (store.Publication, error) {
 	if node != "" {
 		if err := g.Unpublish(ctx, id, ""); err != nil {
 			return store.Publication{}, err
 		}
 	}
-	return g.bent.Publish(ctx, id, node, ro)
+	return g.bent.Publish(ctx, id, node, access)
 }
 
 // repeating makes a second image of a repeated request.

@@ -1375,10 +1375,11 @@ func (x *StatusReply) GetWarnings() []string {
 }
 
 type PublishRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
-	ReadOnly      bool                   `protobuf:"varint,3,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Node  string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	// access is "write", "shared", "read" or "scratch".
+	Access        string `protobuf:"bytes,4,opt,name=access,proto3" json:"access,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1427,11 +1428,11 @@ func (x *PublishRequest) GetNode() string {
 	return ""
 }
 
-func (x *PublishRequest) GetReadOnly() bool {
+func (x *PublishRequest) GetAccess() string {
 	if x != nil {
-		return x.ReadOnly
+		return x.Access
 	}
-	return false
+	return ""
 }
 
 type UnpublishRequest struct {
@@ -1488,13 +1489,14 @@ func (x *UnpublishRequest) GetNode() string {
 }
 
 type Publication struct {
-	state    protoimpl.MessageState `protogen:"open.v1"`
-	Id       string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Node     string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
-	ReadOnly bool                   `protobuf:"varint,3,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
-	Epoch    uint64                 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Node  string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Epoch uint64                 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// token is secret; it is never logged.
 	Token         string `protobuf:"bytes,5,opt,name=token,proto3" json:"token,omitempty"`
+	Access        string `protobuf:"bytes,6,opt,name=access,proto3" json:"access,omitempty"`
+	Target        string `protobuf:"bytes,7,opt,name=target,proto3" json:"target,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1543,13 +1545,6 @@ func (x *Publication) GetNode() string {
 	return ""
 }
 
-func (x *Publication) GetReadOnly() bool {
-	if x != nil {
-		return x.ReadOnly
-	}
-	return false
-}
-
 func (x *Publication) GetEpoch() uint64 {
 	if x != nil {
 		return x.Epoch
@@ -1560,6 +1555,20 @@ func (x *Publication) GetEpoch() uint64 {
 func (x *Publication) GetToken() string {
 	if x != nil {
 		return x.Token
+	}
+	return ""
+}
+
+func (x *Publication) GetAccess() string {
+	if x != nil {
+		return x.Access
+	}
+	return ""
+}
+
+func (x *Publication) GetTarget() string {
+	if x != nil {
+		return x.Target
 	}
 	return ""
 }
@@ -2028,20 +2037,21 @@ const file_strata_proto_rawDesc = "" +
 	"\x04jobs\x18\n" +
 	" \x03(\v2\x14.strata.store.v1.JobR\x04jobs\x120\n" +
 	"\x06faulty\x18\v \x03(\v2\x18.strata.store.v1.ProblemR\x06faulty\x12\x1a\n" +
-	"\bwarnings\x18\f \x03(\tR\bwarnings\"Q\n" +
+	"\bwarnings\x18\f \x03(\tR\bwarnings\"R\n" +
 	"\x0ePublishRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
-	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1b\n" +
-	"\tread_only\x18\x03 \x01(\bR\breadOnly\"6\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x16\n" +
+	"\x06access\x18\x04 \x01(\tR\x06accessJ\x04\b\x03\x10\x04\"6\n" +
 	"\x10UnpublishRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
-	"\x04node\x18\x02 \x01(\tR\x04node\"z\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\"\x93\x01\n" +
 	"\vPublication\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
-	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1b\n" +
-	"\tread_only\x18\x03 \x01(\bR\breadOnly\x12\x14\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x14\n" +
 	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\x12\x14\n" +
-	"\x05token\x18\x05 \x01(\tR\x05token\"E\n" +
+	"\x05token\x18\x05 \x01(\tR\x05token\x12\x16\n" +
+	"\x06access\x18\x06 \x01(\tR\x06access\x12\x16\n" +
+	"\x06target\x18\a \x01(\tR\x06targetJ\x04\b\x03\x10\x04\"E\n" +
 	"\x0fPublicationPage\x122\n" +
 	"\x05items\x18\x01 \x03(\v2\x1c.strata.store.v1.PublicationR\x05items\"\r\n" +
 	"\vJobsRequest\"\x1e\n" +

@@ -41,7 +41,7 @@ func TestRowsRoundTrip(t *testing.T) {
 	snap := Snapshot{ID: "a-s", Image: "a", Name: "x y", Layer: 1, Created: img.Created, Digest: "e"}
 	layer := Layer{ID: 1, Image: "a", Size: 1<<50 - 4096, Sealed: true, Data: 1 << 38, Merging: 2, Index: 9}
 	intent := Intent{ID: 1, Kind: "merge", Layer: 1, Other: 2, Image: "a", Size: 4096}
-	pub := Publication{store.Publication{ID: "a", Node: "n1", Epoch: 7, Token: "t", ReadOnly: true}}
+	pub := Publication{store.Publication{ID: "a", Node: "n1", Epoch: 7, Token: "t", Access: store.AccessRead, Target: "a"}}
 	update(t, d, func(tx *Tx) error {
 		got, err := tx.PutIntent(Intent{Kind: "merge", Layer: 1, Other: 2, Image: "a", Size: 4096})
 		if got != intent {
