@@ -131,7 +131,7 @@ func (c *cli) verbs() []verbGroup {
 		{"store", "Stores:", []*cobra.Command{
 			c.storeCmd(), c.statusCmd(), c.checkCmd(), c.jobsCmd(), c.publishCmd(), c.unpublishCmd(), c.publicationsCmd(),
 		}},
-		{"tool", "This tool:", []*cobra.Command{c.versionCmd()}},
+		{"tool", "This tool:", []*cobra.Command{c.doctorCmd(), c.versionCmd()}},
 	}
 }
 

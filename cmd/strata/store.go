@@ -33,7 +33,7 @@ func (c *cli) storeCmd() *cobra.Command {
 			if cfg.Data == "" {
 				return usagef(cmd, "%s wants --data", cmd.CommandPath())
 			}
-			cfg.CopyRate = rate.Bytes
+			cfg.CopyRate, cfg.Version = rate.Bytes, version
 			var err error
 			if cfg.StableAck, err = choice(cmd, "ack", ack, "buffered", "stable"); err != nil {
 				return err
@@ -62,6 +62,7 @@ func (c *cli) storeCmd() *cobra.Command {
 	f.Var(&rate, "copy-rate", "most bytes a second that background work copies (default: no limit)")
 	f.StringVar(&ack, "ack", ack, "answer writes from the page cache (buffered), or once on disk, so that sessions survive power failure (stable)")
 	f.StringVar(&io, "io", io, "keep images in the page cache (buffered) or out of it (direct)")
+	webFlags(f, &cfg.Web)
 	f.DurationVar(&cfg.Stop, "stop-timeout", 30*time.Second, "how long an orderly stop may take")
 	f.IntVarP(&verbosity, "verbosity", "v", 0, "log level: 1 lifecycle, 2 refused requests, 4 every request")
 	_ = cmd.MarkFlagDirname("data")

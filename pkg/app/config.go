@@ -44,6 +44,10 @@ type Config struct {
 	// a power failure; DirectIO keeps images out of the page cache. Both are of the
 	// embedded engine.
 	StableAck, DirectIO bool
+	// Web is where the process tells of itself.
+	Web Web
+	// Version is told in the metrics.
+	Version string
 	// Stop bounds how long a stop may take; 0 means 30 s.
 	Stop time.Duration
 	// Backend, if set, opens the store instead of the embedded engine. Init then

@@ -48,6 +48,7 @@ type process struct {
 	registry *export.Registry
 	nbd      *nbd.Server
 	api      *grpc.Server
+	web      *web
 	forNBD   []net.Listener
 	forAPI   []net.Listener
 	serving  Serving
@@ -172,6 +173,7 @@ func (p *process) serve(ctx context.Context) error {
 			return ended(p.api.Serve(ln), grpc.ErrServerStopped)
 		})
 	}
+	g.Go(func() error { return p.web.serve(klog.NewContext(ctx, p.log)) })
 	p.log.Info("Serving", "store", p.serving.UUID, "data", p.cfg.Data, "api", p.serving.API, "nbd", p.serving.NBD)
 	if p.cfg.Ready != nil {
 		p.cfg.Ready(p.serving)
@@ -191,7 +193,12 @@ func (p *process) assemble() error {
 	full := &served{Full: p.backend, publisher: p.registry, warnings: p.warnings}
 	storeapi.NewServer(full, p.serving.NBD...).Register(p.api)
 	p.stack.push("API", p.stopAPI)
-	return nil
+	p.web = newWeb(p.cfg.Web, func(ctx context.Context) error {
+		_, err := full.Status(ctx)
+		return err
+	})
+	p.web.registry.MustRegister(newStoreMetrics(full), buildInfo("store", p.cfg.Version))
+	return p.web.listen()
 }
 
 // stopAPI lets short requests finish. Those that stream may last for hours and are
