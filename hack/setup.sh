@@ -9,14 +9,18 @@ packages=(
   gcc             # the race detector
   libc6-dev       # the race detector
   protobuf-compiler # verify: generated code is current
-  btrfs-progs     # unit: what a new mount of it looks like
+  btrfs-progs     # unit and vm: what a new mount of it looks like
   e2fsprogs       # demo: mke2fs -d, debugfs, e2fsck
   fio             # interop and demo
+  iproute2        # vm: network namespaces as hosts
+  kmod            # vm: depmod
   libnbd-bin      # nbdinfo, nbdcopy
   nbdkit          # interop: a proxy in front of the store
   python3-libnbd  # interop: requests that no honest client sends
+  qemu-system-x86 # vm: an SMP kernel
   qemu-utils      # qemu-img, qemu-io
-  xfsprogs        # scale: flatten that shares extents
+  user-mode-linux # vm: a kernel with NBD that boots in two seconds
+  xfsprogs        # scale: flatten that shares extents; vm
 )
 
 missing=()

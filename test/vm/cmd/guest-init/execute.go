@@ -1,0 +1,124 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/strata-csi/strata/test/vm/guest/wire"
+)
+
+// execute runs the command, waits for it and for every orphan until then, and
+// returns its exit code, as a shell would.
+func execute(job wire.Job, frames *wire.Writer) (int, error) {
+	program, err := lookPath(job)
+	if err != nil {
+		return 127, frames.Write(wire.Note, []byte(err.Error()))
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return 0, fmt.Errorf("make pipe: %w", err)
+	}
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return 0, fmt.Errorf("open %s: %w", os.DevNull, err)
+	}
+	p, err := os.StartProcess(program, job.Args, &os.ProcAttr{
+		Dir: job.Dir, Env: job.Env, Files: []*os.File{null, w, w},
+	})
+	if err != nil {
+		return 126, frames.Write(wire.Note, []byte(err.Error()))
+	}
+	_, _ = null.Close(), w.Close()
+
+	var output sync.WaitGroup
+	output.Go(func() { copyOutput(frames, r) })
+	end := watch(job.Timeout, p.Pid, frames)
+	code, err := reap(p.Pid)
+	if end() {
+		code = wire.TimeoutCode
+	}
+	// A process that the command left behind may hold the pipe for ever.
+	_ = r.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+	output.Wait()
+	return code, err
+}
+
+func lookPath(job wire.Job) (string, error) {
+	for _, kv := range job.Env {
+		if len(kv) > 5 && kv[:5] == "PATH=" {
+			if err := os.Setenv("PATH", kv[5:]); err != nil {
+				return "", err
+			}
+		}
+	}
+	return exec.LookPath(job.Args[0])
+}
+
+func copyOutput(frames *wire.Writer, r *os.File) {
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := r.Read(buf)
+		if n > 0 && frames.Write(wire.Output, buf[:n]) != nil {
+			return
+		}
+		if err != nil {
+			if !errors.Is(err, io.EOF) && !errors.Is(err, os.ErrDeadlineExceeded) {
+				_ = frames.Write(wire.Note, []byte("read output: "+err.Error()))
+			}
+			return
+		}
+	}
+}
+
+// reap waits for children, adopted ones too, until pid has ended.
+func reap(pid int) (int, error) {
+	for {
+		var status unix.WaitStatus
+		got, err := unix.Wait4(-1, &status, 0, nil)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return 0, fmt.Errorf("wait for the command: %w", err)
+		case got != pid:
+		case status.Signaled():
+			return 128 + int(status.Signal()), nil
+		case status.Exited():
+			return status.ExitStatus(), nil
+		}
+	}
+}
+
+// watch ends pid when its time is up, and before that has it and the kernel say where
+// they are. The function it returns stops the watch and tells whether it struck.
+func watch(timeout time.Duration, pid int, frames *wire.Writer) func() bool {
+	stop, struck := make(chan struct{}), false
+	var done sync.WaitGroup
+	done.Go(func() {
+		select {
+		case <-stop:
+			return
+		case <-time.After(timeout):
+		}
+		struck = true
+		_ = frames.Write(wire.Note, fmt.Appendf(nil, "not done after %v: asking for stacks", timeout))
+		_ = unix.Kill(pid, unix.SIGQUIT)
+		_ = os.WriteFile("/proc/sysrq-trigger", []byte("w"), 0)
+		select {
+		case <-stop:
+		case <-time.After(5 * time.Second):
+			_ = unix.Kill(-1, unix.SIGKILL)
+		}
+	})
+	return func() bool {
+		close(stop)
+		done.Wait()
+		return struck
+	}
+}
