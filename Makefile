@@ -82,6 +82,10 @@ interop: setup build ## nbdinfo, nbdcopy, qemu-img, qemu-io, fio, libnbd and nbd
 bench: ## Go benchmarks of every package.
 	$(GO) test -run '^$$' -bench . -benchmem $(UNITS)
 
+.PHONY: fresh
+fresh: ## demo and test, twice each, in a new Debian 12 root that has none of the packages (as root).
+	hack/fresh.sh
+
 ##@ Keep
 
 .PHONY: lint
