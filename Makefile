@@ -79,7 +79,11 @@ interop: setup build ## nbdinfo, nbdcopy, qemu-img, qemu-io, fio, libnbd and nbd
 	STRATA_BIN=$(CURDIR)/$(BIN) $(GO) test -v -count=1 -timeout 20m ./test/interop/...
 
 .PHONY: bench
-bench: ## Go benchmarks of every package.
+bench: setup build ## strata beside nbdkit, qemu-nbd and cp in one run: rates, CPU a request, ratios.
+	$(GO) run ./test/bench -strata $(BIN)
+
+.PHONY: gobench
+gobench: ## Go benchmarks of every package.
 	$(GO) test -run '^$$' -bench . -benchmem $(UNITS)
 
 .PHONY: fresh
