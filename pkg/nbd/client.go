@@ -3,6 +3,7 @@ package nbd
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -21,6 +22,10 @@ type Dialer struct {
 	// Label is what errors call the export, in place of its URI or name. Set it
 	// when the name holds a secret.
 	Label string
+	// TLS, if set, is what TCP connections are secured with, whatever the URI says, and
+	// unix ones where it asks for that, in TLS 1.3. Without it, a URI that asks for TLS
+	// is refused.
+	TLS *tls.Config
 }
 
 // Dial connects to the export that the URI names, see ParseURI.
@@ -38,12 +43,16 @@ func (d *Dialer) Dial(ctx context.Context, uri string) (*Client, error) {
 	if d.Label != "" {
 		label = d.Label
 	}
+	secure, err := t.secured(d.TLS)
+	if err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", label, err)
+	}
 	var nd net.Dialer
 	nc, err := nd.DialContext(ctx, t.Network, t.Address)
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", label, err)
 	}
-	c, err := d.Start(ctx, nc, t.Export)
+	c, err := d.start(ctx, nc, t.Export, secure)
 	if err != nil {
 		nc.Close()
 		return nil, fmt.Errorf("connect to %s: %w", label, err)
@@ -51,14 +60,25 @@ func (d *Dialer) Dial(ctx context.Context, uri string) (*Client, error) {
 	return c, nil
 }
 
-// Start negotiates on nc and makes a client of it. After an error the caller
-// closes nc.
+// Start negotiates on nc and makes a client of it, over TLS if d.TLS is set. After an
+// error the caller closes nc.
 func (d *Dialer) Start(ctx context.Context, nc net.Conn, export string) (*Client, error) {
+	return d.start(ctx, nc, export, d.TLS != nil)
+}
+
+func (d *Dialer) start(ctx context.Context, nc net.Conn, export string, secure bool) (*Client, error) {
 	contexts := d.Contexts
 	if contexts == nil {
 		contexts = []string{ContextAllocation}
 	}
-	n, err := Negotiate(ctx, nc, export, Wish{Structured: true, Contexts: contexts})
+	wish := Wish{Structured: true, Contexts: contexts}
+	var n Negotiated
+	var err error
+	if secure {
+		n, nc, err = negotiateTLS(ctx, nc, export, wish, d.TLS)
+	} else {
+		n, err = Negotiate(ctx, nc, export, wish)
+	}
 	if err != nil {
 		return nil, err
 	}

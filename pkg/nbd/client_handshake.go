@@ -46,22 +46,35 @@ type Wish struct {
 // ends or an error occurs, nc is of no more use; the caller closes it. A refusal
 // by the server is a *Refusal.
 func Negotiate(ctx context.Context, nc net.Conn, export string, w Wish) (Negotiated, error) {
+	g := newGreeter(nc, export)
+	err := within(ctx, nc, func() error {
+		if err := g.greet(); err != nil {
+			return err
+		}
+		return g.choose(w)
+	})
+	if err != nil {
+		return Negotiated{}, fmt.Errorf("negotiate: %w", err)
+	}
+	return g.n, nil
+}
+
+// within bounds what is done on nc by the context, whose error then is the result.
+func within(ctx context.Context, nc net.Conn, do func() error) error {
 	stop := context.AfterFunc(ctx, func() { nc.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	g := &greeter{nc: nc, export: export}
-	g.n = Negotiated{MinBlock: 1, PreferredBlock: 4096, MaxPayload: MaxPayload}
-	err := g.run(w)
+	err := do()
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
 	if err != nil {
 		if ctx.Err() != nil {
-			err = ctx.Err()
+			return ctx.Err()
 		}
-		return Negotiated{}, fmt.Errorf("negotiate: %w", err)
+		return err
 	}
 	nc.SetDeadline(time.Time{})
-	return g.n, nil
+	return nil
 }
 
 // greeter is the client's side of a handshake.
@@ -72,7 +85,12 @@ type greeter struct {
 	noZeroes bool
 }
 
-func (g *greeter) run(w Wish) error {
+func newGreeter(nc net.Conn, export string) *greeter {
+	return &greeter{nc: nc, export: export, n: Negotiated{MinBlock: 1, PreferredBlock: 4096, MaxPayload: MaxPayload}}
+}
+
+// greet takes the greeting and answers it.
+func (g *greeter) greet() error {
 	var hello [18]byte
 	if _, err := io.ReadFull(g.nc, hello[:]); err != nil {
 		return fmt.Errorf("read the greeting: %w", err)
@@ -89,6 +107,11 @@ func (g *greeter) run(w Wish) error {
 	if _, err := g.nc.Write(answer); err != nil {
 		return fmt.Errorf("send the client's flags: %w", err)
 	}
+	return nil
+}
+
+// choose asks for what is wished and chooses the export.
+func (g *greeter) choose(w Wish) error {
 	if w.Structured {
 		ok, err := g.accepted(optStructuredReply, nil, nil)
 		if err != nil {

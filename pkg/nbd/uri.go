@@ -15,12 +15,15 @@ type Target struct {
 	Address string
 	// Export is the export's name, which may be empty.
 	Export string
+	// TLS: the address asks for TLS.
+	TLS bool
 }
 
 const defaultPort = "10809"
 
 // ParseURI understands nbd://host[:port]/export and
-// nbd+unix:///export?socket=/path. Names may be percent-encoded.
+// nbd+unix:///export?socket=/path, and with nbds for nbd the same with TLS. Names may
+// be percent-encoded.
 func ParseURI(uri string) (Target, error) {
 	bad := func(why string) (Target, error) {
 		return Target{}, fmt.Errorf("NBD address %q: %s", uri, why)
@@ -29,9 +32,9 @@ func ParseURI(uri string) (Target, error) {
 	if err != nil {
 		return Target{}, fmt.Errorf("NBD address: %w", err)
 	}
-	t := Target{Export: strings.TrimPrefix(u.Path, "/")}
+	t := Target{Export: strings.TrimPrefix(u.Path, "/"), TLS: strings.HasPrefix(u.Scheme, "nbds")}
 	switch u.Scheme {
-	case "nbd":
+	case "nbd", "nbds":
 		if u.Hostname() == "" {
 			return bad("the host is missing")
 		}
@@ -40,18 +43,16 @@ func ParseURI(uri string) (Target, error) {
 			port = defaultPort
 		}
 		t.Network, t.Address = "tcp", net.JoinHostPort(u.Hostname(), port)
-	case "nbd+unix":
+	case "nbd+unix", "nbds+unix":
 		if u.Host != "" {
-			return bad("write nbd+unix:///name?socket=/path, with three slashes")
+			return bad("write " + u.Scheme + ":///name?socket=/path, with three slashes")
 		}
 		t.Network, t.Address = "unix", u.Query().Get("socket")
 		if t.Address == "" {
 			return bad("the parameter socket=/path is missing")
 		}
-	case "nbds", "nbds+unix":
-		return bad("TLS is not supported")
 	default:
-		return bad("the scheme must be nbd or nbd+unix")
+		return bad("the scheme must be nbd, nbds, nbd+unix or nbds+unix")
 	}
 	return t, nil
 }
@@ -59,8 +60,11 @@ func ParseURI(uri string) (Target, error) {
 // String is the URI of the target.
 func (t Target) String() string {
 	u := url.URL{Scheme: "nbd", Host: t.Address, Path: "/" + t.Export}
+	if t.TLS {
+		u.Scheme = "nbds"
+	}
 	if t.Network == "unix" {
-		u.Scheme, u.Host = "nbd+unix", ""
+		u.Scheme, u.Host = u.Scheme+"+unix", ""
 		u.RawQuery = "socket=" + strings.ReplaceAll(url.QueryEscape(t.Address), "%2F", "/")
 		return u.Scheme + "://" + u.EscapedPath() + "?" + u.RawQuery
 	}

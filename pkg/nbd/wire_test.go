@@ -75,11 +75,13 @@ func TestCursorStopsAtTheEnd(t *testing.T) {
 
 func TestURI(t *testing.T) {
 	for uri, want := range map[string]Target{
-		"nbd://host/img":                                 {"tcp", "host:10809", "img"},
-		"nbd://host:99/":                                 {"tcp", "host:99", ""},
-		"nbd://[::1]:99/a@b":                             {"tcp", "[::1]:99", "a@b"},
-		"nbd+unix:///a%20b?socket=/run/x.sock":           {"unix", "/run/x.sock", "a b"},
-		"nbd+unix:///pub/1/2/3?socket=/a%20b/s%3Fx.sock": {"unix", "/a b/s?x.sock", "pub/1/2/3"},
+		"nbd://host/img":                                 {Network: "tcp", Address: "host:10809", Export: "img"},
+		"nbd://host:99/":                                 {Network: "tcp", Address: "host:99", Export: ""},
+		"nbd://[::1]:99/a@b":                             {Network: "tcp", Address: "[::1]:99", Export: "a@b"},
+		"nbd+unix:///a%20b?socket=/run/x.sock":           {Network: "unix", Address: "/run/x.sock", Export: "a b"},
+		"nbd+unix:///pub/1/2/3?socket=/a%20b/s%3Fx.sock": {Network: "unix", Address: "/a b/s?x.sock", Export: "pub/1/2/3"},
+		"nbds://host/img":                                {Network: "tcp", Address: "host:10809", Export: "img", TLS: true},
+		"nbds+unix:///a?socket=/run/x.sock":              {Network: "unix", Address: "/run/x.sock", Export: "a", TLS: true},
 	} {
 		got, err := ParseURI(uri)
 		if err != nil || got != want {
@@ -89,7 +91,7 @@ func TestURI(t *testing.T) {
 			t.Errorf("%s is written as %s, which is %+v, %v", uri, got, again, err)
 		}
 	}
-	for _, uri := range []string{"", "host:1", "http://host/x", "nbd:///x", "nbd+unix:///x", "nbd+unix://x?socket=/s", "nbds://host/x", "nbd://%zz/"} {
+	for _, uri := range []string{"", "host:1", "http://host/x", "nbd:///x", "nbd+unix:///x", "nbd+unix://x?socket=/s", "nbds:///x", "nbdx://host/x", "nbd://%zz/"} {
 		if got, err := ParseURI(uri); err == nil {
 			t.Errorf("%q is accepted as %+v", uri, got)
 		}
