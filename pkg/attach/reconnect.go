@@ -1,0 +1,169 @@
+package attach
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Dial makes a fresh connection for a device: it looks the server up anew, asks for a
+// new generation and does the handshake. Only the Socket of the Request is used.
+type Dial func(ctx context.Context) (Request, error)
+
+// Reconnect gives a device another socket. If this process holds the old one, it is cut
+// first; otherwise the server must have ended the old connection, as one does that was
+// asked for a new generation. Requests that were under way are sent again within
+// Config.IOTimeout.
+//
+// The kernel takes the new socket only once it has seen the end of the old one. Reconnect
+// offers it for Config.AdoptTimeout, then fails with ErrNotAdopted and closes it. It fails
+// with ErrGone if the device is no longer there.
+func (k *Kernel) Reconnect(ctx context.Context, d Device, r Request) error {
+	h, err := takeSocket(r.Socket, d.Backend)
+	if err != nil {
+		return fmt.Errorf("attach: reconnect %s: %w", d, err)
+	}
+	if err := k.reconnect(ctx, d, h); err != nil {
+		h.cut()
+		h.close()
+		return fmt.Errorf("attach: reconnect %s: %w", d, err)
+	}
+	return nil
+}
+
+func (k *Kernel) reconnect(ctx context.Context, d Device, h *handle) error {
+	s, leave, err := k.enter(ctx, d.Index)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	if _, err := k.same(d); err != nil {
+		return err
+	}
+	s.sock.cut()
+	if err := k.adopt(ctx, d, h); err != nil {
+		return err
+	}
+	s.sock.close()
+	s.sock = h
+	return k.tune(d.Index)
+}
+
+// adopt offers the socket until the kernel has taken it. A socket that was not taken is
+// untouched and may be offered again.
+func (k *Kernel) adopt(ctx context.Context, d Device, h *handle) error {
+	witness, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("make a descriptor that is no socket: %w", err)
+	}
+	defer unix.Close(witness)
+	deadline := time.NewTimer(k.cfg.AdoptTimeout)
+	defer deadline.Stop()
+	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
+		if h.hungUp() {
+			return errors.New("the server has ended the new connection")
+		}
+		if taken, err := k.offer(ctx, d, h, witness); taken || err != nil {
+			return err
+		}
+		again := time.NewTimer(wait)
+		select {
+		case <-again.C:
+		case <-deadline.C:
+			again.Stop()
+			return ErrNotAdopted
+		case <-ctx.Done():
+			again.Stop()
+			return fmt.Errorf("%w (%w)", ErrNotAdopted, ctx.Err())
+		}
+	}
+}
+
+func (k *Kernel) offer(ctx context.Context, d Device, h *handle, witness int) (taken bool, err error) {
+	fd, err := h.dup()
+	if err != nil {
+		return false, err
+	}
+	// The goroutine that is left behind in the kernel must find its descriptors as they
+	// are now, not those that got their numbers since.
+	second, err := unix.FcntlInt(uintptr(witness), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		_ = unix.Close(fd)
+		return false, fmt.Errorf("duplicate: %w", err)
+	}
+	err = k.call(ctx, reconnectMessage(d, k.cfg.DeadTimeout, fd, second), func(error, bool) {
+		_ = unix.Close(fd)
+		_ = unix.Close(second)
+	})
+	switch {
+	case err == nil, is(err, unix.ENOSPC):
+		return false, nil
+	case is(err, unix.ENOTSOCK):
+		return true, nil
+	case is(err, unix.EINVAL):
+		// The kernel compares the backend itself, so this is safe against an index that
+		// changed hands since it was looked at.
+		if _, gone := k.same(d); gone != nil {
+			err = gone
+		}
+	}
+	return false, err
+}
+
+const (
+	firstPause = 50 * time.Millisecond
+	lastPause  = 5 * time.Second
+)
+
+// Restore dials and reconnects until the device works again, with pauses that grow to
+// 5 s. It gives up when the context ends, and with ErrGone and ErrStuck.
+func (k *Kernel) Restore(ctx context.Context, d Device, dial Dial) error {
+	for pause := firstPause; ; pause = min(2*pause, lastPause) {
+		err := k.attempt(ctx, d, dial)
+		if err == nil || errors.Is(err, ErrGone) || errors.Is(err, ErrStuck) || errors.Is(err, ErrClosed) {
+			return err
+		}
+		again := time.NewTimer(pause)
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			again.Stop()
+			return fmt.Errorf("attach: restore %s: %w; last: %w", d, ctx.Err(), err)
+		}
+	}
+}
+
+func (k *Kernel) attempt(ctx context.Context, d Device, dial Dial) error {
+	if _, err := k.same(d); err != nil {
+		return fmt.Errorf("attach: restore: %w", err)
+	}
+	r, err := dial(ctx)
+	if err != nil {
+		return fmt.Errorf("attach: restore %s: %w", d, err)
+	}
+	return k.Reconnect(ctx, d, r)
+}
+
+// quietWait bounds how long Replace looks for a moment without requests.
+const quietWait = time.Second
+
+// Replace puts a fresh connection in the place of one that works, for instance before
+// the limit of its key. It waits a second at most for a moment in which no request is
+// under way; those that are then are delayed by Config.IOTimeout. The new connection is
+// dialled before the old one is cut, so that a server that cannot be reached changes
+// nothing. Otherwise it is like Restore.
+func (k *Kernel) Replace(ctx context.Context, d Device, dial Dial) error {
+	quiet, cancel := context.WithTimeout(ctx, quietWait)
+	defer cancel()
+	err := until(quiet, 2*time.Millisecond, func() (bool, error) {
+		busy, err := k.busy(d.Index)
+		return !busy, err
+	})
+	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("attach: replace the connection of %s: %w", d, err)
+	}
+	return k.Restore(ctx, d, dial)
+}

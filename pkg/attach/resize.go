@@ -1,0 +1,165 @@
+package attach
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Resize makes the kernel see that the image has grown to size bytes. The same size is
+// no error; a smaller one is refused.
+//
+// On newer kernels a change of size waits for the requests under way, with a lock held
+// that a reconnect needs: if the server dies just then, that device hangs until it is
+// rebooted. So Resize reads from the device first (ErrUnhealthy if that takes longer than
+// Config.ProbeTimeout) and asks for the new size only when the read has come back. If
+// the kernel gets caught nevertheless, Resize returns ErrStuck after Config.CallTimeout,
+// and other devices are not affected.
+func (k *Kernel) Resize(ctx context.Context, d Device, size int64) error {
+	if err := k.resize(ctx, d, size); err != nil {
+		return fmt.Errorf("attach: resize %s to %d: %w", d, size, err)
+	}
+	return nil
+}
+
+func (k *Kernel) resize(ctx context.Context, d Device, size int64) error {
+	s, leave, err := k.enter(ctx, d.Index)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	now, err := k.same(d)
+	switch {
+	case err != nil:
+		return err
+	case now.Size == size:
+		return nil
+	case size < now.Size:
+		return fmt.Errorf("it has %d bytes and cannot shrink", now.Size)
+	case size%int64(now.BlockSize) != 0:
+		return fmt.Errorf("not a multiple of the block size %d", now.BlockSize)
+	case s.sock != nil && s.sock.hungUp():
+		return fmt.Errorf("%w: its connection has ended", ErrUnhealthy)
+	}
+	if err := k.probe(ctx, now); err != nil {
+		return err
+	}
+	if err := k.call(ctx, resizeMessage(d, size), func(error, bool) {}); err != nil {
+		return err
+	}
+	if now, err = k.same(d); err != nil {
+		return err
+	}
+	if now.Size != size {
+		return fmt.Errorf("it has %d bytes after all", now.Size)
+	}
+	return nil
+}
+
+// Probe reads one block from the server. It fails with ErrUnhealthy if that takes longer
+// than Config.ProbeTimeout; the read then stays behind in the kernel until the device is
+// reconnected or disconnected, and while it does no further one is begun.
+func (k *Kernel) Probe(ctx context.Context, d Device) error {
+	s, leave, err := k.enter(ctx, d.Index)
+	if err != nil {
+		return fmt.Errorf("attach: probe %s: %w", d, err)
+	}
+	defer leave()
+	now, err := k.same(d)
+	if err == nil && s.sock != nil && s.sock.hungUp() {
+		err = fmt.Errorf("%w: its connection has ended", ErrUnhealthy)
+	}
+	if err == nil {
+		err = k.probe(ctx, now)
+	}
+	if err != nil {
+		return fmt.Errorf("attach: probe %s: %w", d, err)
+	}
+	return nil
+}
+
+func (k *Kernel) probe(ctx context.Context, d Device) error {
+	k.mu.Lock()
+	s := k.slots[d.Index]
+	if s.probing {
+		k.mu.Unlock()
+		return fmt.Errorf("%w: an earlier read has not come back", ErrUnhealthy)
+	}
+	s.probing = true
+	k.work.Add(1)
+	k.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, k.cfg.ProbeTimeout)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() {
+		defer k.work.Done()
+		err := readBlock(d)
+		k.mu.Lock()
+		s.probing = false
+		k.mu.Unlock()
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrUnhealthy, err)
+		}
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("%w within %v: %w", ErrUnhealthy, k.cfg.ProbeTimeout, ctx.Err())
+	}
+}
+
+// readBlock reads the first block past the page cache, so that the server must answer.
+func readBlock(d Device) error {
+	fd, err := unix.Open(d.Path, unix.O_RDONLY|unix.O_DIRECT|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", d.Path, err)
+	}
+	defer unix.Close(fd)
+	// Direct I/O wants an aligned buffer, and a mapping begins with a page.
+	buf, err := unix.Mmap(-1, 0, d.BlockSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		return fmt.Errorf("map a buffer: %w", err)
+	}
+	defer func() { _ = unix.Munmap(buf) }()
+	if _, err := unix.Pread(fd, buf, 0); err != nil {
+		return fmt.Errorf("read from %s: %w", d.Path, err)
+	}
+	return nil
+}
+
+// busy tells whether requests are under way.
+func (k *Kernel) busy(index int) (bool, error) {
+	s, err := k.attr(index, "inflight")
+	if err != nil {
+		return false, k.lookError(index, err)
+	}
+	for _, n := range strings.Fields(s) {
+		if n != "0" {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// until polls a condition until it holds or the context ends. It is for states of the
+// kernel of which nothing tells.
+func until(ctx context.Context, every time.Duration, cond func() (bool, error)) error {
+	t := time.NewTicker(every)
+	defer t.Stop()
+	for {
+		ok, err := cond()
+		if ok || err != nil {
+			return err
+		}
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
