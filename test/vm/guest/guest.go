@@ -26,8 +26,7 @@ const (
 	// UML is user-mode-linux: boots in two seconds, one CPU, native speed but for
 	// system calls.
 	UML Kind = "uml"
-	// QEMU is Debian's kernel on emulated hardware with two CPUs; with KVM where that
-	// works, else emulated in software.
+	// QEMU is Debian's kernel on hardware emulated in software, with two CPUs.
 	QEMU Kind = "qemu"
 )
 
@@ -46,7 +45,7 @@ type Machine struct {
 	// Modules are loaded before the command, each with its parameters (nbd and tls).
 	// Others are loaded by the kernel when they are asked for.
 	Modules []string
-	// Accel of a QEMU guest: kvm, tcg, or empty for kvm where it works.
+	// Accel of a QEMU guest: tcg (the default), or kvm for speed where that works.
 	Accel string
 }
 
@@ -140,6 +139,8 @@ func (c Command) withDefaults() Command {
 	return c
 }
 
+var errNoExit = errors.New("the guest ended without an exit code")
+
 // boot runs the emulator until the machine is off. Its standard output is the guest's
 // console, its descriptor 3 the stream of frames.
 func boot(ctx context.Context, line []string, timeout time.Duration, output io.Writer) (Result, error) {
@@ -154,13 +155,7 @@ func boot(ctx context.Context, line []string, timeout time.Duration, output io.W
 	defer cancel()
 
 	console := new(tail)
-	cmd := exec.CommandContext(ctx, line[0], line[1:]...)
-	cmd.Stdout, cmd.Stderr = console, console
-	cmd.ExtraFiles = []*os.File{w}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = 5 * time.Second
-	ended, err := start(cmd)
+	ended, err := start(func(own bool) *exec.Cmd { return emulator(ctx, line, own, console, w) })
 	_ = w.Close()
 	if err != nil {
 		return Result{}, err
@@ -179,18 +174,42 @@ func boot(ctx context.Context, line []string, timeout time.Duration, output io.W
 	if gotExit {
 		return res, readErr
 	}
-	return res, fmt.Errorf("ended without an exit code after %v: %w\nlast lines of its console:\n%s\nlast lines of its log:\n%s",
-		res.Total.Round(time.Second), errors.Join(readErr, waitErr, context.Cause(ctx)), console, lastLines(res.Kernel, 30))
+	return res, fmt.Errorf("failed after %v: %w\nlast lines of its console:\n%s\nlast lines of its log:\n%s",
+		res.Total.Round(time.Second), errors.Join(errNoExit, readErr, waitErr, context.Cause(ctx)), console, lastLines(res.Kernel, 30))
 }
 
-// start starts cmd on a thread that lives as long as the process: the death of the
-// thread that started it is what Pdeathsig looks at.
-func start(cmd *exec.Cmd) (<-chan error, error) {
+// emulator is the command that runs line, in a process namespace of its own or not.
+// User-mode-linux has many processes: a namespace lets none of them outlive its first,
+// which is a shell because the first process of a namespace takes no signals.
+func emulator(ctx context.Context, line []string, own bool, console io.Writer, frames *os.File) *exec.Cmd {
+	if own {
+		line = append([]string{"/bin/sh", "-c", `"$@"; exit $?`, "guest"}, line...)
+	}
+	cmd := exec.CommandContext(ctx, line[0], line[1:]...)
+	cmd.Stdout, cmd.Stderr = console, console
+	cmd.ExtraFiles = []*os.File{frames}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if own {
+		cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWPID
+	}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = 5 * time.Second
+	return cmd
+}
+
+// start starts the emulator, in a process namespace where that is allowed. The thread
+// that starts it lives as long as it: the thread's death is what Pdeathsig looks at.
+func start(emulator func(own bool) *exec.Cmd) (<-chan error, error) {
 	started, ended := make(chan error, 1), make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
+		cmd := emulator(true)
 		err := cmd.Start()
+		if errors.Is(err, syscall.EPERM) {
+			cmd = emulator(false)
+			err = cmd.Start()
+		}
 		started <- err
 		if err == nil {
 			ended <- cmd.Wait()

@@ -17,10 +17,18 @@ func job(m Machine, c Command) wire.Job {
 	return wire.Job{Args: c.Args, Env: c.Env, Dir: c.Dir, Timeout: c.Timeout, Modules: m.Modules}
 }
 
-func writeJob(path string, j wire.Job) error {
+func encodeJob(j wire.Job) ([]byte, error) {
 	b, err := json.Marshal(j)
 	if err != nil {
-		return fmt.Errorf("write job: %w", err)
+		return nil, fmt.Errorf("write job: %w", err)
+	}
+	return b, nil
+}
+
+func writeJob(path string, j wire.Job) error {
+	b, err := encodeJob(j)
+	if err != nil {
+		return err
 	}
 	if err := os.WriteFile(path, b, 0o600); err != nil {
 		return fmt.Errorf("write job: %w", err)
@@ -35,7 +43,7 @@ func buildInit(ctx context.Context, dir string) (string, error) {
 		return "", err
 	}
 	file := filepath.Join(dir, "init")
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", file, "./test/vm/cmd/guest-init")
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-o", file, "./test/vm/cmd/guest-init")
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {

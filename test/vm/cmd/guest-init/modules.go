@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -40,7 +41,7 @@ func loadModules(dir string, modules []string) error {
 type dependencies struct {
 	dir     string
 	file    map[string]string   // name → file below dir
-	needs   map[string][]string // name → names
+	needs   map[string][]string // name → files, the deepest last
 	builtin map[string]bool
 }
 
@@ -54,9 +55,7 @@ func readDependencies(dir string) (*dependencies, error) {
 	err := eachLine(filepath.Join(dir, "modules.dep"), func(line string) {
 		file, needs, _ := strings.Cut(line, ":")
 		d.file[moduleName(file)] = file
-		for _, n := range strings.Fields(needs) {
-			d.needs[moduleName(file)] = append(d.needs[moduleName(file)], moduleName(n))
-		}
+		d.needs[moduleName(file)] = strings.Fields(needs)
 	})
 	if err != nil {
 		return nil, err
@@ -89,9 +88,8 @@ func (d *dependencies) load(name, parameters string) error {
 	if !ok {
 		return fmt.Errorf("load module %s: not in %s", name, d.dir)
 	}
-	needs := d.needs[name]
-	for i := len(needs) - 1; i >= 0; i-- { // modules.dep names the deepest last
-		if err := d.insert(d.file[needs[i]], ""); err != nil {
+	for _, needed := range slices.Backward(d.needs[name]) {
+		if err := d.insert(needed, ""); err != nil {
 			return err
 		}
 	}

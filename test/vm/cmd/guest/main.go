@@ -38,7 +38,7 @@ func run(args []string) (int, error) {
 	disk := flags.Int64("disk", 0, "size of a disk for /scratch in `MiB`; 0: /scratch is in memory")
 	diskFS := flags.String("disk-fs", "ext4", "file system of the disk")
 	modules := flags.String("modules", "nbd,tls", "kernel `modules`, with commas between; parameters follow a name after a space")
-	accel := flags.String("accel", os.Getenv("STRATA_VM_ACCEL"), "kvm, tcg, or empty for kvm where it works")
+	accel := flags.String("accel", os.Getenv("STRATA_VM_ACCEL"), "tcg (the default), or kvm for speed where that works")
 	env := flags.String("env", "", "environment for the command: KEY=value, with commas between")
 	dir := flags.String("dir", "/", "working directory")
 	showKernel := flags.Bool("kernel", false, "print the whole kernel log at the end, not only its faults")
