@@ -135,7 +135,7 @@ type directMachine struct{ *machine }
 func (m directMachine) Open() (store.Full, error) {
 	m.proc = vfs.NewFaulty(vfs.OS(), nil)
 	o := testOptions(m.t)
-	o.FS, o.NoCatalogueSync, o.DirectIO, o.StableAck = m.proc, true, true, true
+	o.FS, o.NoCatalogueSync, o.DirectIO, o.StableAck = gatedFS{m.proc, &m.gate}, true, true, true
 	o.OnEvent = func(layered.Event) {} // crashes make many
 	proc := m.proc
 	o.BeforeCommit = func() error {

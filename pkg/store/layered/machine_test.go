@@ -17,6 +17,7 @@ import (
 type machine struct {
 	t    *testing.T
 	dir  string
+	gate storetest.Gate
 	proc *vfs.Faulty
 	open *layered.Store
 }
@@ -32,7 +33,7 @@ func newMachine(t *testing.T) storetest.Machine {
 func (m *machine) Open() (store.Full, error) {
 	proc := vfs.NewFaulty(vfs.OS(), nil)
 	o := testOptions(m.t)
-	o.FS, o.NoCatalogueSync = proc, true
+	o.FS, o.NoCatalogueSync = gatedFS{proc, &m.gate}, true
 	o.OnEvent = func(layered.Event) {} // crashes make many
 	o.BeforeCommit = func() error {
 		if proc.Crashed() {
@@ -48,6 +49,9 @@ func (m *machine) Open() (store.Full, error) {
 	m.open = st
 	return storetest.CountCloses(st), nil
 }
+
+// Gate implements storetest.Gated.
+func (m *machine) Gate() *storetest.Gate { return &m.gate }
 
 // Crash ends all that the old store could still do before it lets go of its files: a
 // goroutine of it that lived on would be no crash.

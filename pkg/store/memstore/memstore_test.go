@@ -37,5 +37,5 @@ func (m *machine) Crash() error {
 }
 
 func TestModel(t *testing.T) {
-	storetest.Model(t, func(*testing.T) storetest.Machine { return &machine{} }, storetest.Options{Seeds: 10, Quick: true})
+	storetest.Model(t, func(*testing.T) storetest.Machine { return &machine{} }, storetest.Options{Seeds: 10})
 }

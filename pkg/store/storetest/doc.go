@@ -23,6 +23,10 @@
 //   - step: one structural operation (create, snapshot, clone, resize, flatten, remove,
 //     revert), during which two or three writers, and a reader, are at work; some steps
 //     are cut short by a crash or by a close.
+//   - gate: holds two writers in the midst of a write, in the backend's disk or, where
+//     it has no gate, at its door, until the structural operation has begun; another
+//     time until the crash or the close has. So every operation meets writers; a step
+//     that lacks that fails.
 //   - window: the blocks of one image that one writer of a step has for itself.
 //   - cut: how many of a writer's operations a frozen view holds.
 //

@@ -26,9 +26,6 @@ type Options struct {
 	Ops int
 	// Timeout bounds one program; default 3 minutes.
 	Timeout time.Duration
-	// Quick is for backends whose calls are over before two writers can meet them.
-	// For others, such meetings missing in ten and a twentieth of all steps is a failure.
-	Quick bool
 }
 
 func (o Options) filled() Options {
@@ -52,15 +49,15 @@ type tally struct {
 	seeds, ops, steps, overlapped                 atomic.Int64
 	snapshots, clones, flattens, removes, reverts atomic.Int64
 	resizes, crashes, reopens, compared, diffs    atomic.Int64
-	missed, inflight                              atomic.Int64
+	inflight, parted                              atomic.Int64
 }
 
 func (n *tally) String() string {
 	return fmt.Sprintf("model: seeds=%d ops=%d snapshots=%d clones=%d flattens=%d crashes=%d reopens=%d "+
-		"resizes=%d removes=%d reverts=%d diffs=%d steps=%d overlapped=%d missed=%d inflight-at-crash=%d compared=%dMiB",
+		"resizes=%d removes=%d reverts=%d diffs=%d steps=%d overlapped=%d parted=%d inflight-at-crash=%d compared=%dMiB",
 		n.seeds.Load(), n.ops.Load(), n.snapshots.Load(), n.clones.Load(), n.flattens.Load(), n.crashes.Load(),
 		n.reopens.Load(), n.resizes.Load(), n.removes.Load(), n.reverts.Load(), n.diffs.Load(), n.steps.Load(),
-		n.overlapped.Load(), n.missed.Load(), n.inflight.Load(), n.compared.Load()>>20)
+		n.overlapped.Load(), n.parted.Load(), n.inflight.Load(), n.compared.Load()>>20)
 }
 
 // Model runs random programs against the backend and against memstore and requires
@@ -86,8 +83,9 @@ func Model(t *testing.T, machine func(t *testing.T) Machine, o Options) {
 		}
 	})
 	t.Log(n.String())
-	if !o.Quick && n.missed.Load() > 10+n.steps.Load()/20 {
-		t.Errorf("in %d of %d steps no structural operation met two writers", n.missed.Load(), n.steps.Load())
+	if n.overlapped.Load() != n.steps.Load() {
+		t.Errorf("in %d of %d steps a structural operation did not begin while %d writers were under way, or the program failed",
+			n.steps.Load()-n.overlapped.Load(), n.steps.Load(), together)
 	}
 }
 

@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -16,8 +17,8 @@ type action interface {
 	bound() int64
 	// closes lists what must be neither open nor written meanwhile.
 	closes() []*thing
-	// run calls the store under test.
-	run(w *world) error
+	// run calls the store under test, in the context given.
+	run(ctx context.Context, w *world) error
 	// happened finds out whether an interrupted run took effect.
 	happened(w *world) (bool, error)
 	// view is the object that run made and that shows the target as it was, or "".
@@ -92,8 +93,8 @@ func (a *createAction) label() string {
 	return fmt.Sprintf("create %s of %d blocks, soft %d", a.spec.Name, a.spec.Size/blk, a.spec.Policy.Soft)
 }
 
-func (a *createAction) run(w *world) (err error) {
-	a.made, err = w.real.Create(w.ctx, a.spec)
+func (a *createAction) run(ctx context.Context, w *world) (err error) {
+	a.made, err = w.real.Create(ctx, a.spec)
 	return err
 }
 
@@ -132,8 +133,8 @@ func (a *snapshotAction) plan(w *world) bool {
 func (a *snapshotAction) label() string  { return "snapshot " + a.t.ref() + "@" + a.name }
 func (a *snapshotAction) target() *thing { return a.t }
 
-func (a *snapshotAction) run(w *world) (err error) {
-	a.made, err = w.real.Snapshot(w.ctx, a.t.real, a.name)
+func (a *snapshotAction) run(ctx context.Context, w *world) (err error) {
+	a.made, err = w.real.Snapshot(ctx, a.t.real, a.name)
 	return err
 }
 
@@ -186,8 +187,8 @@ func (a *cloneAction) target() *thing {
 	return nil
 }
 
-func (a *cloneAction) run(w *world) (err error) {
-	a.made, err = w.real.Create(w.ctx, store.Spec{Name: a.name, Parent: a.from.real, Size: a.size})
+func (a *cloneAction) run(ctx context.Context, w *world) (err error) {
+	a.made, err = w.real.Create(ctx, store.Spec{Name: a.name, Parent: a.from.real, Size: a.size})
 	return err
 }
 
@@ -239,8 +240,8 @@ func (a *resizeAction) label() string {
 func (a *resizeAction) target() *thing { return a.t }
 func (a *resizeAction) bound() int64   { return a.size }
 
-func (a *resizeAction) run(w *world) error {
-	_, err := w.real.Resize(w.ctx, a.t.real, a.size)
+func (a *resizeAction) run(ctx context.Context, w *world) error {
+	_, err := w.real.Resize(ctx, a.t.real, a.size)
 	return err
 }
 

@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -28,21 +29,21 @@ func (a *flattenAction) label() string {
 }
 func (a *flattenAction) target() *thing { return a.t }
 
-func (a *flattenAction) run(w *world) error {
+func (a *flattenAction) run(ctx context.Context, w *world) error {
 	if !a.begin {
-		return w.real.Flatten(w.ctx, a.t.real)
+		return w.real.Flatten(ctx, a.t.real)
 	}
-	job, err := w.real.StartFlatten(w.ctx, a.t.real)
+	job, err := w.real.StartFlatten(ctx, a.t.real)
 	if err != nil || job.State == store.JobDone {
 		return err
 	}
 	switch a.steer {
 	case 1:
-		if err = w.real.PauseJob(w.ctx, job.ID); err == nil {
-			err = w.real.ResumeJob(w.ctx, job.ID)
+		if err = w.real.PauseJob(ctx, job.ID); err == nil {
+			err = w.real.ResumeJob(ctx, job.ID)
 		}
 	case 2:
-		err = w.real.CancelJob(w.ctx, job.ID)
+		err = w.real.CancelJob(ctx, job.ID)
 	}
 	if errors.Is(err, store.ErrNotFound) {
 		return nil // done meanwhile
@@ -99,7 +100,7 @@ func (a *removeAction) plan(w *world) bool {
 func (a *removeAction) label() string    { return "remove " + a.t.ref() }
 func (a *removeAction) closes() []*thing { return []*thing{a.t} }
 
-func (a *removeAction) run(w *world) error { return w.real.Remove(w.ctx, a.t.real) }
+func (a *removeAction) run(ctx context.Context, w *world) error { return w.real.Remove(ctx, a.t.real) }
 
 func (a *removeAction) happened(w *world) (bool, error) {
 	_, err := w.real.Stat(w.ctx, a.t.real)
@@ -135,7 +136,9 @@ func (a *revertAction) plan(w *world) bool {
 func (a *revertAction) label() string    { return "revert " + a.t.ref() + " to " + a.to.ref() }
 func (a *revertAction) closes() []*thing { return []*thing{a.t} }
 
-func (a *revertAction) run(w *world) error { return w.real.Revert(w.ctx, a.t.real, a.to.real) }
+func (a *revertAction) run(ctx context.Context, w *world) error {
+	return w.real.Revert(ctx, a.t.real, a.to.real)
+}
 
 // happened tells by the image's size and bytes; if it shows neither the old state nor
 // the snapshot, the next comparison finds it.
@@ -179,19 +182,19 @@ func (a *refusedAction) label() string {
 	}[a.kind] + " " + a.t.ref()
 }
 
-func (a *refusedAction) run(w *world) error {
+func (a *refusedAction) run(ctx context.Context, w *world) error {
 	var err, want error
 	switch a.kind {
 	case 0:
-		err, want = w.real.Remove(w.ctx, a.t.real), store.ErrInUse
+		err, want = w.real.Remove(ctx, a.t.real), store.ErrInUse
 	case 1:
-		_, err = w.real.Create(w.ctx, store.Spec{Name: a.t.name, Size: blk})
+		_, err = w.real.Create(ctx, store.Spec{Name: a.t.name, Size: blk})
 		want = store.ErrConflict
 	case 2:
-		_, err = w.real.Create(w.ctx, store.Spec{Name: "small", Parent: a.t.real, Size: a.t.size - blk})
+		_, err = w.real.Create(ctx, store.Spec{Name: "small", Parent: a.t.real, Size: a.t.size - blk})
 		want = store.ErrRange
 	default:
-		_, err = w.real.Resize(w.ctx, a.t.real, 0)
+		_, err = w.real.Resize(ctx, a.t.real, 0)
 		want = store.ErrRange
 	}
 	if err == nil {

@@ -89,7 +89,7 @@ func (w *world) removeAll() error {
 	w.rng.Shuffle(len(left), func(i, j int) { left[i], left[j] = left[j], left[i] })
 	for i, t := range left {
 		a := &removeAction{t: t}
-		if err := a.run(w); err != nil {
+		if err := a.run(w.ctx, w); err != nil {
 			return fmt.Errorf("%s: %w", a.label(), err)
 		}
 		if err := a.mirror(w); err != nil {

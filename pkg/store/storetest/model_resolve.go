@@ -14,9 +14,6 @@ func (w *world) resolve(st *step) error {
 		if err := w.reopened(st); err != nil {
 			return err
 		}
-		if err := st.churn.clean(w); err != nil {
-			return fmt.Errorf("after an interrupted snapshot: %w", err)
-		}
 		if !happened {
 			var err error
 			if happened, err = st.action.happened(w); err != nil {

@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"runtime"
-	"sync"
 
 	"github.com/strata-csi/strata/pkg/store"
 )
@@ -25,10 +23,11 @@ type step struct {
 	ending  ending
 	writers []*writer
 	reader  *reader
-	err     error // of the structural operation
-	closed  error // of Close
-	overlap bool  // two writers had calls inside one structural operation
-	churn   churn
+	err     error         // of the structural operation
+	closed  error         // of Close
+	late    bool          // writes are held when the disk has them, rather than before
+	acted   chan struct{} // closed when the structural operation has ended
+	met     []int         // writers under way when the structural operation, and the ending, began
 }
 
 // step runs one step and brings the oracle to what happened. It tells whether the
@@ -47,6 +46,10 @@ func (w *world) step() (ended bool, err error) {
 	if err := w.judge(st); err != nil {
 		return false, err
 	}
+	if err := st.judgeMeetings(); err != nil {
+		return false, err
+	}
+	w.n.overlapped.Add(1)
 	return st.ending != endNone, w.resolve(st)
 }
 
@@ -59,13 +62,14 @@ func (st *step) who() string {
 }
 
 func (w *world) planStep() (*step, error) {
-	st := &step{action: w.planAction()}
+	st := &step{action: w.planAction(), acted: make(chan struct{})}
 	switch w.rng.IntN(24) {
 	case 0, 1:
 		st.ending = endCrash
 	case 2:
 		st.ending = endClose
 	}
+	st.late = w.rng.IntN(2) == 0
 	for _, t := range st.action.closes() {
 		if err := w.close(t); err != nil {
 			return nil, err
@@ -93,23 +97,36 @@ func (w *world) planWriters(st *step) error {
 		if err := w.open(t); err != nil {
 			return err
 		}
-		wr := &writer{
-			t: t, off: off, length: length, before: make([]byte, length), alarm: make(chan struct{}),
-			rng:  rand.New(rand.NewPCG(w.rng.Uint64(), uint64(i))),
-			warm: w.rng.IntN(3),
-		}
-		wr.ahead = wr.warm + w.rng.IntN(20)
-		wr.least = wr.ahead + 1 + w.rng.IntN(12)
-		wr.alarmAt = int64(wr.warm + w.rng.IntN(30))
+		wr := w.newWriter(st, t, off, length)
 		if _, err := t.twin.ReadAt(wr.before, off); err != nil {
 			return fmt.Errorf("read the oracle's %s: %w", t.ref(), err)
 		}
 		st.writers = append(st.writers, wr)
 	}
-	if len(st.writers) < 2 {
+	if len(st.writers) < together {
 		return fmt.Errorf("%d writers found room: the harness is wrong", len(st.writers))
 	}
 	return nil
+}
+
+// newWriter plans a writer. The first two are held when the structural operation begins,
+// and again when the step is cut short.
+func (w *world) newWriter(st *step, t *thing, off, length int64) *writer {
+	wr := &writer{
+		t: t, off: off, length: length, before: make([]byte, length),
+		rng:   rand.New(rand.NewPCG(w.rng.Uint64(), uint64(len(st.writers)))),
+		ready: make(chan struct{}), start: make(chan struct{}), again: make(chan bool, 1), gone: make(chan struct{}),
+	}
+	warm, more := w.rng.IntN(3), w.rng.IntN(20)
+	wr.ahead = warm + more
+	if len(st.writers) < together {
+		wr.meets, wr.ahead = []int{warm}, -1
+		if st.ending != endNone {
+			wr.meets = append(wr.meets, warm+1+more)
+		}
+	}
+	wr.least = warm + more + 1 + w.rng.IntN(12)
+	return wr
 }
 
 // window finds free blocks of an image, away from what the structural operation cuts.
@@ -177,138 +194,11 @@ func (w *world) planReader(st *step) error {
 	return nil
 }
 
-// perform runs the goroutines of a step to their end.
-func (w *world) perform(st *step) error {
-	g := &gate{begun: make(chan struct{}), over: make(chan struct{})}
-	var all sync.WaitGroup
-	for _, wr := range st.writers {
-		g.warm.Add(1)
-		all.Go(func() { wr.run(g) })
-	}
-	if st.reader != nil {
-		all.Go(func() { st.reader.run(g) })
-	}
-	g.warm.Wait()
-	var acted sync.WaitGroup
-	acted.Go(func() { w.act(st, g) })
-	var err error
-	switch st.ending {
-	case endNone:
-		acted.Wait()
-	case endCrash:
-		<-st.writers[0].alarm
-		err = crash(w.m, w.real)
-	case endClose:
-		<-st.writers[0].alarm
-		st.closed = w.real.Close()
-	}
-	close(g.over)
-	all.Wait()
-	acted.Wait()
-	if st.ending == endNone && st.reader != nil {
-		err = st.reader.dev.Close()
-	}
-	return err
-}
-
-// act runs the structural operation and notes how far the writers were. When it was
-// too quick to meet two writers, others that leave nothing behind follow until one
-// does, or the writers have done their share.
-func (w *world) act(st *step, g *gate) {
-	close(g.begun)
-	low, high := st.during(func() { st.err = st.action.run(w) })
-	for i, wr := range st.writers {
-		wr.low, wr.high = low[i], high[i]
-	}
-	st.overlap = met(low, high)
-	st.churn.t = st.writers[0].t
-	for st.err == nil && st.churn.err == nil && !st.overlap && !st.tired() && st.churn.n < mostOps {
-		runtime.Gosched()
-		low, high := st.during(func() { st.churn.err = st.churn.run(w) })
-		st.overlap = met(low, high)
-	}
-}
-
-// during runs fn and tells, for each writer, how many operations were answered before
-// it, and how many were begun before its end.
-func (st *step) during(fn func()) (low, high []int64) {
-	for _, wr := range st.writers {
-		low = append(low, wr.acked.Load())
-	}
-	fn()
-	for _, wr := range st.writers {
-		high = append(high, wr.begun.Load())
-	}
-	return low, high
-}
-
-// met tells whether two writers had a call under way.
-func met(low, high []int64) bool {
-	inside := 0
-	for i := range low {
-		if high[i] > low[i] {
-			inside++
-		}
-	}
-	return inside >= 2
-}
-
-// tired tells whether fewer than two writers go on.
-func (st *step) tired() bool {
-	left := 0
-	for _, wr := range st.writers {
-		if wr.begun.Load() < mostOps {
-			left++
-		}
-	}
-	return left < 2
-}
-
-// churn takes snapshots and removes them.
-type churn struct {
-	t    *thing
-	n    int
-	done int64
-	err  error
-}
-
-func (c *churn) name() string { return fmt.Sprintf("churn%d", c.n) }
-
-func (c *churn) run(w *world) error {
-	c.n++
-	info, err := w.real.Snapshot(w.ctx, c.t.real, c.name())
-	if err != nil {
-		return fmt.Errorf("snapshot %s: %w", c.t.ref(), err)
-	}
-	if err := w.real.Remove(w.ctx, info.ID); err != nil {
-		return fmt.Errorf("remove %s: %w", info.Ref(), err)
-	}
-	c.done += 2
-	return nil
-}
-
-// clean removes the snapshot of an interrupted run.
-func (c *churn) clean(w *world) error {
-	if c.err == nil {
-		return nil
-	}
-	info, err := w.real.Lookup(w.ctx, c.t.ref()+"@"+c.name())
-	if there, err := exists(err); err != nil || !there {
-		return err
-	}
-	return w.real.Remove(w.ctx, info.ID)
-}
-
 func (w *world) countStep(st *step) {
 	for _, wr := range st.writers {
 		w.count(wr.acked.Load())
 	}
-	w.count(1 + st.churn.done)
-	if st.overlap {
-		w.n.overlapped.Add(1)
-	} else if st.ending == endNone {
-		w.n.missed.Add(1)
-	}
+	w.count(1)
 	if st.reader != nil {
 		w.count(st.reader.n)
 	}
@@ -317,7 +207,7 @@ func (w *world) countStep(st *step) {
 // judge looks at the errors: none are allowed unless the store ended meanwhile, and a
 // wrong answer never is.
 func (w *world) judge(st *step) error {
-	errs := []error{st.err, st.churn.err}
+	errs := []error{st.err}
 	for _, wr := range st.writers {
 		errs = append(errs, wr.err)
 	}

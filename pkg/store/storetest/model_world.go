@@ -31,6 +31,7 @@ type world struct {
 	exact  bool              // no image has a policy that makes flattens of its own
 	serial int
 	ops    int64
+	gate   *Gate // the backend's, nil if it has none
 	n      *tally
 	story  []string
 }
@@ -73,10 +74,13 @@ func newWorld(ctx context.Context, m Machine, seed uint64, n *tally) (*world, er
 		ctx: ctx, seed: seed, rng: rand.New(rand.NewPCG(seed, 7)), m: m, real: s, n: n,
 		oracle: memstore.New(), kins: make(map[store.ID]*kin), exact: seed%2 == 0,
 	}
+	if g, ok := m.(Gated); ok {
+		w.gate = g.Gate()
+	}
 	for range leastImages {
 		a := &createAction{}
 		a.plan(w)
-		if err := a.run(w); err != nil {
+		if err := a.run(ctx, w); err != nil {
 			return nil, fmt.Errorf("%s: %w", a.label(), err)
 		}
 		if err := a.mirror(w); err != nil {

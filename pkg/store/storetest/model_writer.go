@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
-	"sync"
 	"sync/atomic"
 
 	"github.com/strata-csi/strata/pkg/store"
@@ -15,6 +14,9 @@ import (
 
 // mostOps bounds what a writer does while a structural operation is slow.
 const mostOps = 100
+
+// markLength is how many bytes of a write tell it from every other.
+const markLength = 16
 
 type opKind int
 
@@ -129,44 +131,41 @@ type writer struct {
 	t            *thing
 	off, length  int64 // the window, whole blocks
 	rng          *rand.Rand
-	warm, least  int // operations before the structural one may begin, and in all
-	ahead        int // operations before it waits for the structural one to begin
+	meets        []int // operations before each write that is held; nil if none is
+	ahead, least int   // operations before the structural one has begun at most, and in all
 	before       []byte
 	ops          []op // begun ones
 	begun, acked atomic.Int64
-	alarmAt      int64
-	alarm        chan struct{} // closed when alarmAt operations are answered
-	low, high    int64         // answered before, and begun before the end of, the structural operation
+	low, high    int64 // answered before, and begun before the end of, the structural operation
 	err          error
+
+	mark  []byte        // bytes of the write to come that no other has
+	ready chan struct{} // that write is next
+	start chan struct{} // the gate is shut for it
+	again chan bool     // it was not held together with the others': another has to be
+	gone  chan struct{} // closed when the writer has ended
 }
 
-// gate holds the goroutines of a step together.
-type gate struct {
-	warm  sync.WaitGroup // writers that have not done their first operations
-	begun chan struct{}  // closed when the structural operation begins
-	over  chan struct{}  // closed when the structural operation has ended
+// stage is what the goroutines of a step share.
+type stage struct {
+	gate  *Gate
+	door  bool          // the gate is at the backend's door
+	begun chan struct{} // closed when the structural operation has begun
+	over  chan struct{} // closed when writers and reader shall end
 }
 
 // run does operations until the structural one has ended, or one fails.
-func (wr *writer) run(g *gate) {
-	warmed, alarmed := false, false
-	defer func() {
-		if !warmed {
-			g.warm.Done()
-		}
-		if !alarmed {
-			close(wr.alarm)
-		}
-	}()
+func (wr *writer) run(g *stage) {
+	defer close(wr.gone)
 	cur := bytes.Clone(wr.before)
-	for n := 0; ; n++ {
-		if n == wr.warm {
-			warmed = true
-			g.warm.Done()
-		}
-		if int64(n) == wr.alarmAt {
-			alarmed = true
-			close(wr.alarm)
+	for meets := wr.meets; wr.err == nil; {
+		n := len(wr.ops)
+		if len(meets) > 0 && n >= meets[0] {
+			if wr.meet(g, cur) {
+				meets = meets[1:]
+				continue
+			}
+			return
 		}
 		if n == wr.ahead {
 			<-g.begun
@@ -182,15 +181,63 @@ func (wr *writer) run(g *gate) {
 		default:
 		}
 		o := wr.next()
-		wr.ops = append(wr.ops, o)
-		wr.begun.Add(1)
-		if err := o.do(wr.t.dev, cur, wr.off); err != nil {
-			wr.err = fmt.Errorf("%s: operation %d, %s: %w", wr.t.ref(), n+1, o, err)
-			return
-		}
-		wr.acked.Add(1)
-		o.apply(cur, wr.off)
+		wr.do(o, cur, func() error { return o.do(wr.t.dev, cur, wr.off) })
 		runtime.Gosched() // so that few processors are enough for writers to meet
+	}
+}
+
+// do carries an operation out and keeps the books.
+func (wr *writer) do(o op, cur []byte, call func() error) {
+	wr.ops = append(wr.ops, o)
+	wr.begun.Add(1)
+	if err := call(); err != nil {
+		wr.err = fmt.Errorf("%s: operation %d, %s: %w", wr.t.ref(), len(wr.ops), o, err)
+		return
+	}
+	wr.acked.Add(1)
+	o.apply(cur, wr.off)
+}
+
+// meet does writes until one of them was held together with those of others. It
+// answers false if the writer must end.
+func (wr *writer) meet(g *stage, cur []byte) bool {
+	for again := true; again; {
+		o := wr.next()
+		for o.kind != opWrite || o.length < markLength {
+			o = wr.next()
+		}
+		wr.mark = o.data[:markLength]
+		if !wr.called(g) {
+			return false
+		}
+		wr.do(o, cur, func() error {
+			if !g.door {
+				return o.do(wr.t.dev, cur, wr.off)
+			}
+			_, err := g.gate.Pass(o.data, func() (int, error) { return 0, o.do(wr.t.dev, cur, wr.off) })
+			return err
+		})
+		if wr.err != nil {
+			return false
+		}
+		again = <-wr.again
+	}
+	return true
+}
+
+// called says that the write to be held is next, and waits until the gate is shut for
+// it. It answers false when the step is over.
+func (wr *writer) called(g *stage) bool {
+	select {
+	case wr.ready <- struct{}{}:
+	case <-g.over:
+		return false
+	}
+	select {
+	case <-wr.start:
+		return true
+	case <-g.over:
+		return false
 	}
 }
 
@@ -239,7 +286,7 @@ type reader struct {
 	err  error
 }
 
-func (r *reader) run(g *gate) {
+func (r *reader) run(g *stage) {
 	for {
 		select {
 		case <-g.over:
