@@ -3,6 +3,7 @@ package nbd
 import (
 	"container/list"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -29,7 +30,8 @@ type Conn struct {
 	why    error         // of the cut; set before it
 	done   chan struct{}
 
-	session atomic.Pointer[session] // once in the transmission phase
+	secure  atomic.Pointer[tls.Conn] // once the TLS handshake is done
+	session atomic.Pointer[session]  // once in the transmission phase
 
 	draining atomic.Bool // no further message is read
 
@@ -155,8 +157,10 @@ func (c *Conn) talk() error {
 		return fmt.Errorf("handshake: %w", err)
 	}
 	if ex == nil {
+		c.farewell()
 		return nil
 	}
+	defer c.farewell()
 	s := newSession(c, ex, h)
 	s.aligned = h.aligned
 	c.session.Store(s)

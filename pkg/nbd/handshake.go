@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"slices"
 	"time"
 	"unicode/utf8"
@@ -29,6 +30,7 @@ const (
 // handshake is the state before the transmission phase.
 type handshake struct {
 	c        *Conn
+	nc       net.Conn  // c.nc, or TLS over it
 	due      time.Time // when it must be over
 	noZeroes bool
 	aligned  bool
@@ -43,6 +45,7 @@ var errAborted = errors.New("the client gave up")
 // run negotiates until an export is open. Without export and error, the client
 // has ended the connection properly.
 func (h *handshake) run() (Export, error) {
+	h.nc = h.c.nc
 	h.due = time.Now().Add(h.c.srv.cfg.HandshakeTimeout)
 	h.arm()
 	ex, err := h.negotiate()
@@ -75,7 +78,7 @@ func (h *handshake) negotiate() (Export, error) {
 		return nil, err
 	}
 	var b [4]byte
-	if _, err := io.ReadFull(h.c.nc, b[:]); err != nil {
+	if _, err := io.ReadFull(h.nc, b[:]); err != nil {
 		if err == io.EOF {
 			return nil, errAborted // a probe of the port
 		}
@@ -101,7 +104,7 @@ func (h *handshake) negotiate() (Export, error) {
 // option reads and answers one option. It returns the export that was chosen.
 func (h *handshake) option() (Export, error) {
 	var head [optionSize]byte
-	if _, err := io.ReadFull(h.c.nc, head[:]); err != nil {
+	if _, err := io.ReadFull(h.nc, head[:]); err != nil {
 		if err == io.EOF {
 			return nil, errAborted
 		}
@@ -116,13 +119,16 @@ func (h *handshake) option() (Export, error) {
 		return nil, h.tooLong(opt, n)
 	}
 	data := make([]byte, n)
-	if _, err := io.ReadFull(h.c.nc, data); err != nil {
+	if _, err := io.ReadFull(h.nc, data); err != nil {
 		return nil, fmt.Errorf("read option %d: %w", opt, err)
 	}
 	return h.answer(opt, data)
 }
 
 func (h *handshake) answer(opt uint32, data []byte) (Export, error) {
+	if h.clear(opt) {
+		return nil, h.refuseClear(opt)
+	}
 	switch opt {
 	case optExportName:
 		return h.exportName(data)
@@ -145,10 +151,7 @@ func (h *handshake) answer(opt uint32, data []byte) (Export, error) {
 	case optSetMetaContext:
 		return nil, h.setContexts(data)
 	case optStartTLS:
-		if len(data) > 0 {
-			return nil, h.refuse(opt, repErrInvalid, "the option takes no data")
-		}
-		return nil, h.refuse(opt, repErrUnsup, "TLS is not available here")
+		return nil, h.startTLS(data)
 	}
 	return nil, h.refuse(opt, repErrUnsup, "unknown option")
 }
@@ -158,8 +161,11 @@ func (h *handshake) tooLong(opt, n uint32) error {
 	if n > maxOptionDrain || opt == optExportName {
 		return fmt.Errorf("option %d has %d bytes of data", opt, n)
 	}
-	if _, err := io.CopyN(io.Discard, h.c.nc, int64(n)); err != nil {
+	if _, err := io.CopyN(io.Discard, h.nc, int64(n)); err != nil {
 		return fmt.Errorf("drop option %d: %w", opt, err)
+	}
+	if h.clear(opt) {
+		return h.refuseClear(opt)
 	}
 	switch opt {
 	case optAbort:
@@ -286,7 +292,7 @@ func (h *handshake) refuseFor(opt uint32, err error) error {
 }
 
 func (h *handshake) write(b []byte) error {
-	if _, err := h.c.nc.Write(b); err != nil {
+	if _, err := h.nc.Write(b); err != nil {
 		return fmt.Errorf("answer: %w", err)
 	}
 	return nil

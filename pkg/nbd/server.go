@@ -3,6 +3,7 @@ package nbd
 import (
 	"container/list"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -80,6 +81,7 @@ type Server struct {
 // listening is one listener; half holds its handshakes, oldest first.
 type listening struct {
 	net.Listener
+	tls  *tls.Config // nil: no TLS here, else nothing without
 	half list.List // of *Conn, guarded by Server.mu
 }
 
@@ -101,7 +103,18 @@ var ErrServerClosed = errors.New("nbd: server closed")
 // Close is called (ErrServerClosed) or accepting fails for good. Connections live
 // on until Close.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	ln := &listening{Listener: l}
+	return s.serve(ctx, &listening{Listener: l})
+}
+
+// ServeTLS is Serve for clients that must use TLS 1.3: before that, nothing is told and
+// nothing agreed upon. cfg should ask for client certificates and check them; what a
+// Backend may conclude from them is in Conn.TLS.
+func (s *Server) ServeTLS(ctx context.Context, l net.Listener, cfg *tls.Config) error {
+	return s.serve(ctx, &listening{Listener: l, tls: serverTLS(cfg)})
+}
+
+func (s *Server) serve(ctx context.Context, ln *listening) error {
+	l := ln.Listener
 	s.mu.Lock()
 	if s.closing {
 		s.mu.Unlock()

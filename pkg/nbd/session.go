@@ -78,13 +78,13 @@ func newSession(c *Conn, ex Export, h *handshake) *session {
 		conn: c, ex: ex, info: ex.Info().normal(),
 		structured: h.structured, contexts: h.contexts,
 		mem:   c.srv.mem,
-		out:   newOutlet(c.nc, cfg.StallTimeout),
+		out:   newOutlet(c, cfg.StallTimeout),
 		freed: make(chan struct{}, 1),
 		slots: make(chan struct{}, maxInFlight),
 		idle:  make(chan struct{}),
 		live:  1,
 	}
-	s.in = newInlet(c.nc, cfg.StallTimeout, &c.draining, s.flush)
+	s.in = newInlet(c, cfg.StallTimeout, s.flush)
 	s.park = s.parked
 	s.watch = time.AfterFunc(time.Hour, s.look)
 	s.watch.Stop()

@@ -1,6 +1,7 @@
 package nbd
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -13,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// rawOf gives direct access to the socket of a plain unix or TCP connection. Any
-// other connection (a pipe of tests, TLS) is used through net.Conn.
+// rawOf gives direct access to the socket of a unix or TCP connection. Any other
+// connection (a pipe of tests) is used through net.Conn.
 func rawOf(nc net.Conn) syscall.RawConn {
 	switch c := nc.(type) {
 	case *net.UnixConn:
@@ -35,6 +36,7 @@ func rawOf(nc net.Conn) syscall.RawConn {
 type inlet struct {
 	nc    net.Conn
 	raw   syscall.RawConn
+	tls   *tls.Conn // over raw, or nil
 	step  func(fd uintptr) bool // in.attempt, bound once
 	stall time.Duration
 	stop  *atomic.Bool // reading shall end at the next message
@@ -42,18 +44,23 @@ type inlet struct {
 	p      []byte
 	n      int
 	err    error
+	want   int    // bytes that the caller of read has room for
 	dry    func() // called before waiting
 	idle   func() // called after it; not nil: nothing of a message has been received yet
 	parked bool
 	armed  bool      // a read deadline is set
 	due    time.Time // when the rest of the current message must be here
 	flow   flow
+	first  []byte // where what TLS has decrypted is received while no turn is held
 	spare  []byte
 }
 
-func newInlet(nc net.Conn, stall time.Duration, stop *atomic.Bool, dry func()) *inlet {
-	in := &inlet{nc: nc, raw: rawOf(nc), stall: stall, stop: stop, dry: dry, flow: flow{epoch: time.Now()}}
+func newInlet(c *Conn, stall time.Duration, dry func()) *inlet {
+	in := &inlet{nc: c.nc, raw: rawOf(c.nc), stall: stall, stop: &c.draining, dry: dry, flow: flow{epoch: time.Now()}}
 	in.step = in.attempt
+	if secure := c.secure.Load(); secure != nil {
+		in.secure(secure)
+	}
 	return in
 }
 
@@ -77,9 +84,23 @@ func (in *inlet) read(p []byte, idle func()) (int, error) {
 	if in.raw == nil {
 		return in.readPlain(p, idle)
 	}
-	in.p, in.n, in.err, in.idle, in.parked = p, 0, nil, idle, false
+	in.idle, in.parked, in.want = idle, false, len(p)
+	var n int
+	var err error
+	if in.tls != nil {
+		n, err = in.readSecure(p)
+	} else {
+		n, err = in.receive(p)
+	}
+	in.idle = nil
+	return n, in.classify(err)
+}
+
+// receive reads from the socket.
+func (in *inlet) receive(p []byte) (int, error) {
+	in.p, in.n, in.err = p, 0, nil
 	err := in.raw.Read(in.step)
-	in.p, in.idle = nil, nil
+	in.p = nil
 	if in.armed {
 		in.armed = false
 		in.nc.SetReadDeadline(time.Time{})
@@ -87,7 +108,7 @@ func (in *inlet) read(p []byte, idle func()) (int, error) {
 	if err == nil {
 		err = in.err
 	}
-	return in.n, in.classify(err)
+	return in.n, err
 }
 
 // settle says that the message under way is complete: the next one has its own time.
@@ -114,11 +135,13 @@ func (in *inlet) attempt(fd uintptr) bool {
 			in.dry()
 		}
 		if in.idle != nil {
-			in.p = nil
+			if in.tls == nil {
+				in.p = nil
+			}
 			in.idle()
 		} else if !in.armed {
 			in.armed = true
-			in.arm(len(in.p))
+			in.arm(in.want)
 		}
 		if in.stop.Load() { // set before the deadline that would wake us
 			in.err = errStopped
@@ -198,21 +221,30 @@ func isTimeout(err error) bool {
 type outlet struct {
 	nc    net.Conn
 	raw   syscall.RawConn
+	tls   *tls.Conn // over raw, or nil
 	step  func(fd uintptr) bool
 	stall time.Duration
 
 	flow flow
 
 	mu     sync.Mutex
-	p      []byte
-	armed  bool
-	err    error
+	size   atomic.Int64 // of the message under way, in bytes
+	due    atomic.Int64 // when the peer must have taken it, in Unix nanoseconds; 0: it has not kept us waiting
 	failed error
+
+	// While a message is sent, these belong to writeRaw. Under TLS it is called with a
+	// lock of TLS's own, for a message or for an answer to the peer's new keys.
+	p     []byte
+	armed bool
+	err   error
 }
 
-func newOutlet(nc net.Conn, stall time.Duration) *outlet {
-	o := &outlet{nc: nc, raw: rawOf(nc), stall: stall, flow: flow{epoch: time.Now()}}
+func newOutlet(c *Conn, stall time.Duration) *outlet {
+	o := &outlet{nc: c.nc, raw: rawOf(c.nc), stall: stall, flow: flow{epoch: time.Now()}}
 	o.step = o.attempt
+	if secure := c.secure.Load(); secure != nil {
+		o.secure(secure)
+	}
 	return o
 }
 
@@ -243,12 +275,17 @@ func (o *outlet) write(p []byte) {
 	if o.failed != nil || len(p) == 0 {
 		return
 	}
+	o.size.Store(int64(len(p)))
 	defer o.flow.rest()
+	defer o.due.Store(0)
 	var err error
-	if o.raw != nil {
-		err = o.writeRaw(p)
-	} else {
+	switch {
+	case o.raw == nil:
 		err = o.writePlain(p)
+	case o.tls != nil:
+		_, err = o.tls.Write(p)
+	default:
+		err = o.writeRaw(p)
 	}
 	if err != nil {
 		o.failed = fmt.Errorf("send a reply: %w", err)
@@ -283,7 +320,7 @@ func (o *outlet) attempt(fd uintptr) bool {
 			if !o.armed {
 				o.armed = true
 				o.flow.wait()
-				o.nc.SetWriteDeadline(time.Now().Add(o.stall + transferTime(len(o.p))))
+				o.nc.SetWriteDeadline(o.deadline())
 			}
 			return false
 		default:
@@ -292,6 +329,15 @@ func (o *outlet) attempt(fd uintptr) bool {
 		}
 	}
 	return true
+}
+
+// deadline is when the peer must have taken the whole message, counted from when it
+// first kept us waiting: one that takes it bit by bit gains nothing.
+func (o *outlet) deadline() time.Time {
+	if o.due.Load() == 0 {
+		o.due.Store(time.Now().Add(o.stall + transferTime(int(o.size.Load()))).UnixNano())
+	}
+	return time.Unix(0, o.due.Load())
 }
 
 func (o *outlet) writePlain(p []byte) error {
