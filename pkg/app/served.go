@@ -6,27 +6,35 @@ import (
 	"github.com/strata-csi/strata/pkg/store"
 )
 
-// served is the backend as the API offers it: publications go through the registry,
-// which cuts live connections, and the status tells what is wrong with the process.
+// served is the backend as the API offers it: publications and limits go through
+// the registry, which knows the live connections, and the status tells what is wrong with the process.
 type served struct {
 	store.Full
-	publisher store.Publisher
-	warnings  []string
+	registry interface {
+		store.Publisher
+		store.Modifier
+	}
+	warnings []string
 }
 
 // Publish implements store.Publisher.
 func (s *served) Publish(ctx context.Context, id store.ID, node string, access store.Access) (store.Publication, error) {
-	return s.publisher.Publish(ctx, id, node, access)
+	return s.registry.Publish(ctx, id, node, access)
 }
 
 // Unpublish implements store.Publisher.
 func (s *served) Unpublish(ctx context.Context, id store.ID, node string) error {
-	return s.publisher.Unpublish(ctx, id, node)
+	return s.registry.Unpublish(ctx, id, node)
 }
 
 // Publications implements store.Publisher.
 func (s *served) Publications(ctx context.Context, id store.ID) ([]store.Publication, error) {
-	return s.publisher.Publications(ctx, id)
+	return s.registry.Publications(ctx, id)
+}
+
+// Modify implements store.Modifier.
+func (s *served) Modify(ctx context.Context, image store.ID, c store.Change) (store.Info, error) {
+	return s.registry.Modify(ctx, image, c)
 }
 
 // Status implements store.Inspector.

@@ -66,6 +66,12 @@ func (r *Registry) withdraw(ctx context.Context, o *object, node string) ([]*nbd
 	return conns, nil
 }
 
+// Modify changes what an image is allowed, as the store's Modify does; limits hold at
+// once for its connections.
+func (r *Registry) Modify(ctx context.Context, image store.ID, c store.Change) (store.Info, error) {
+	return r.src.Modify(ctx, image, c)
+}
+
 // Publications lists those of id, or all if id is "".
 func (r *Registry) Publications(ctx context.Context, id store.ID) ([]store.Publication, error) {
 	return r.src.Publications(ctx, id)

@@ -15,6 +15,7 @@ import (
 // Source is what a Registry needs of a store.
 type Source interface {
 	store.Publisher
+	store.Modifier
 	Stat(ctx context.Context, id store.ID) (store.Info, error)
 	Lookup(ctx context.Context, ref string) (store.Info, error)
 	Walk(ctx context.Context, fn func(store.Info) error) error
@@ -44,6 +45,7 @@ type Registry struct {
 var (
 	_ nbd.Backend     = (*Registry)(nil)
 	_ store.Publisher = (*Registry)(nil)
+	_ store.Modifier  = (*Registry)(nil)
 )
 
 // New makes a registry for a store, which outlives it.

@@ -69,15 +69,18 @@ type Publisher interface {
 	// (AccessShared). Writing to a snapshot is ErrReadOnly.
 	Publish(ctx context.Context, id ID, node string, access Access) (Publication, error)
 	// Unpublish withdraws the right of node, or of all nodes if node is "". Not
-	// being published is no error.
+	// being published is no error. The private head of AccessScratch goes with it;
+	// devices of it that are still open answer ErrFenced from then on.
 	Unpublish(ctx context.Context, id ID, node string) error
-	// Publications lists those of id, or all if id is "".
+	// Publications lists those of id, or all if id is "". For the private head of
+	// AccessScratch it lists the publication it belongs to.
 	Publications(ctx context.Context, id ID) ([]Publication, error)
 }
 
 // Modifier changes what an image is allowed, under live I/O.
 type Modifier interface {
-	// Modify applies all of c or nothing. Moving Format backwards is ErrConflict.
+	// Modify applies all of c or nothing. Moving Format backwards is ErrConflict. A
+	// policy is replaced whole: its zero fields mean the store's defaults.
 	Modify(ctx context.Context, image ID, c Change) (Info, error)
 }
 
@@ -118,5 +121,7 @@ type Full interface {
 	Reverter
 	Inspector
 	Publisher
+	Modifier
+	Notebook
 	JobRunner
 }

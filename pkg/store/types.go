@@ -56,8 +56,9 @@ type Limits struct {
 }
 
 // Format is what is known of the content of an image. It only moves forward, from
-// FormatNone to FormatBegun to the name of a file system or FormatUnknown; snapshots
-// and clones inherit it. It guards against formatting an image that holds data.
+// FormatNone to FormatBegun to the name of a file system to FormatUnknown, and may
+// leave steps out; snapshots and clones inherit it, and rolling back changes nothing.
+// It guards against formatting an image that holds data.
 type Format string
 
 const (

@@ -175,6 +175,12 @@ func (c *Client) Resize(ctx context.Context, image store.ID, size int64) (store.
 	return call(ctx, c, c.rpc.Resize, req, infoFromProto, string(image))
 }
 
+// Modify implements store.Modifier.
+func (c *Client) Modify(ctx context.Context, image store.ID, change store.Change) (store.Info, error) {
+	req := changeToProto(image, change)
+	return call(ctx, c, c.rpc.Modify, req, infoFromProto, string(image), req.GetFormat())
+}
+
 // Remove implements store.Store.
 func (c *Client) Remove(ctx context.Context, id store.ID) error {
 	return order(ctx, c, c.rpc.Remove, object(id), string(id))
@@ -199,13 +205,24 @@ func (c *Client) Status(ctx context.Context) (store.Status, error) {
 // Publish implements store.Publisher.
 func (c *Client) Publish(ctx context.Context, id store.ID, node string, access store.Access) (store.Publication, error) {
 	req := &storepb.PublishRequest{Id: string(id), Node: node, Access: string(access)}
-	return call(ctx, c, c.rpc.Publish, req, publicationFromProto, string(id), node)
+	return call(ctx, c, c.rpc.Publish, req, publicationFromProto, string(id), node, string(access))
 }
 
 // Unpublish implements store.Publisher.
 func (c *Client) Unpublish(ctx context.Context, id store.ID, node string) error {
 	req := &storepb.UnpublishRequest{Id: string(id), Node: node}
 	return order(ctx, c, c.rpc.Unpublish, req, string(id), node)
+}
+
+// Note implements store.Notebook.
+func (c *Client) Note(ctx context.Context, key string) (string, error) {
+	value := func(r *storepb.NoteReply) string { return string(r.GetValue()) }
+	return call(ctx, c, c.rpc.Note, &storepb.NoteRequest{Key: []byte(key)}, value)
+}
+
+// SwapNote implements store.Notebook.
+func (c *Client) SwapNote(ctx context.Context, key, old, value string) error {
+	return order(ctx, c, c.rpc.SwapNote, &storepb.SwapNoteRequest{Key: []byte(key), Old: []byte(old), Value: []byte(value)})
 }
 
 // StartFlatten implements store.JobRunner.

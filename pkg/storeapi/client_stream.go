@@ -76,6 +76,19 @@ func (c *Client) Publications(ctx context.Context, id store.ID) ([]store.Publica
 	return all, err
 }
 
+// Notes implements store.Notebook. The store sends all before it waits for fn, so fn
+// may call the store.
+func (c *Client) Notes(ctx context.Context, prefix string, fn func(key, value string) error) error {
+	return receive(ctx, c, c.rpc.Notes, &storepb.NotesRequest{Prefix: []byte(prefix)}, func(m *storepb.NotePage) error {
+		for _, n := range m.GetItems() {
+			if err := fn(string(n.GetKey()), string(n.GetValue())); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 // Jobs implements store.JobRunner.
 func (c *Client) Jobs(ctx context.Context) ([]store.Job, error) {
 	var all []store.Job

@@ -31,6 +31,8 @@ func infoToProto(i store.Info) *storepb.Info {
 		Snapshots:      int64(i.Snapshots),
 		Node:           i.Node,
 		Digest:         []byte(i.Digest),
+		Limits:         limitsToProto(i.Limits),
+		Format:         string(i.Format),
 	}
 }
 
@@ -56,6 +58,8 @@ func infoFromProto(p *storepb.Info) store.Info {
 		Snapshots:      int(p.GetSnapshots()),
 		Node:           p.GetNode(),
 		Digest:         string(p.GetDigest()),
+		Limits:         limitsFromProto(p.GetLimits()),
+		Format:         store.Format(p.GetFormat()),
 	}
 }
 
@@ -65,6 +69,42 @@ func policyToProto(p store.Policy) *storepb.Policy {
 
 func policyFromProto(p *storepb.Policy) store.Policy {
 	return store.Policy{Soft: int(p.GetSoft()), Hard: int(p.GetHard())}
+}
+
+func limitsToProto(l store.Limits) *storepb.Limits {
+	return &storepb.Limits{Iops: l.IOPS, Bandwidth: l.Bandwidth}
+}
+
+func limitsFromProto(p *storepb.Limits) store.Limits {
+	return store.Limits{IOPS: p.GetIops(), Bandwidth: p.GetBandwidth()}
+}
+
+func changeToProto(image store.ID, c store.Change) *storepb.ModifyRequest {
+	r := &storepb.ModifyRequest{Image: string(image)}
+	if c.Policy != nil {
+		r.Policy = policyToProto(*c.Policy)
+	}
+	if c.Limits != nil {
+		r.Limits = limitsToProto(*c.Limits)
+	}
+	if c.Format != nil {
+		r.Format = (*string)(c.Format)
+	}
+	return r
+}
+
+func changeFromProto(r *storepb.ModifyRequest) store.Change {
+	var c store.Change
+	if r.Policy != nil {
+		p := policyFromProto(r.Policy)
+		c.Policy = &p
+	}
+	if r.Limits != nil {
+		l := limitsFromProto(r.Limits)
+		c.Limits = &l
+	}
+	c.Format = (*store.Format)(r.Format)
+	return c
 }
 
 // timeToProto keeps the zero time as absent, so that it comes back as zero.
@@ -90,6 +130,8 @@ func specToProto(s store.Spec) *storepb.CreateRequest {
 		BlockSize: int64(s.BlockSize),
 		Policy:    policyToProto(s.Policy),
 		Digest:    []byte(s.Digest),
+		Flatten:   s.Flatten,
+		Limits:    limitsToProto(s.Limits),
 	}
 }
 
@@ -101,6 +143,8 @@ func specFromProto(r *storepb.CreateRequest) store.Spec {
 		BlockSize: int(r.GetBlockSize()),
 		Policy:    policyFromProto(r.GetPolicy()),
 		Digest:    string(r.GetDigest()),
+		Flatten:   r.GetFlatten(),
+		Limits:    limitsFromProto(r.GetLimits()),
 	}
 }
 

@@ -54,6 +54,11 @@ func (s *Server) Resize(ctx context.Context, r *storepb.ResizeRequest) (*storepb
 	return oneInfo(s.full.Resize(ctx, store.ID(r.GetImage()), r.GetSize()))
 }
 
+// Modify implements storepb.StoreServer.
+func (s *Server) Modify(ctx context.Context, r *storepb.ModifyRequest) (*storepb.Info, error) {
+	return oneInfo(s.full.Modify(ctx, store.ID(r.GetImage()), changeFromProto(r)))
+}
+
 // Remove implements storepb.StoreServer.
 func (s *Server) Remove(ctx context.Context, r *storepb.ObjectRequest) (*storepb.Empty, error) {
 	return done(s.full.Remove(ctx, store.ID(r.GetId())))
@@ -94,6 +99,20 @@ func (s *Server) Publish(ctx context.Context, r *storepb.PublishRequest) (*store
 // Unpublish implements storepb.StoreServer.
 func (s *Server) Unpublish(ctx context.Context, r *storepb.UnpublishRequest) (*storepb.Empty, error) {
 	return done(s.full.Unpublish(ctx, store.ID(r.GetId()), r.GetNode()))
+}
+
+// Note implements storepb.StoreServer.
+func (s *Server) Note(ctx context.Context, r *storepb.NoteRequest) (*storepb.NoteReply, error) {
+	value, err := s.full.Note(ctx, string(r.GetKey()))
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return &storepb.NoteReply{Value: []byte(value)}, nil
+}
+
+// SwapNote implements storepb.StoreServer.
+func (s *Server) SwapNote(ctx context.Context, r *storepb.SwapNoteRequest) (*storepb.Empty, error) {
+	return done(s.full.SwapNote(ctx, string(r.GetKey()), string(r.GetOld()), string(r.GetValue())))
 }
 
 // StartFlatten implements storepb.StoreServer.

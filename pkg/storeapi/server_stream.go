@@ -180,6 +180,21 @@ func (s *Server) Publications(r *storepb.ObjectRequest, out grpc.ServerStreaming
 	})
 }
 
+// Notes implements storepb.StoreServer.
+func (s *Server) Notes(r *storepb.NotesRequest, out grpc.ServerStreamingServer[storepb.NotePage]) error {
+	var all []*storepb.NoteItem
+	err := s.full.Notes(out.Context(), string(r.GetPrefix()), func(key, value string) error {
+		all = append(all, &storepb.NoteItem{Key: []byte(key), Value: []byte(value)})
+		return nil
+	})
+	if err != nil {
+		return toStatus(err)
+	}
+	return inPages(all, func(page []*storepb.NoteItem) error {
+		return out.Send(&storepb.NotePage{Items: page})
+	})
+}
+
 // Jobs implements storepb.StoreServer.
 func (s *Server) Jobs(_ *storepb.JobsRequest, out grpc.ServerStreamingServer[storepb.JobPage]) error {
 	all, err := s.full.Jobs(out.Context())

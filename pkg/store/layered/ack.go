@@ -67,8 +67,8 @@ func (st *Store) fenceLost() error {
 		was = bytes.Equal(mark, []byte(ackStable))
 		all, perr := tx.Publications("")
 		for _, p := range all {
-			if img, err := tx.Image(p.ID); err == nil && p.Access.Writes() {
-				heads[p.ID] = img.Head
+			if img, err := tx.Image(p.Target); err == nil && p.Access != store.AccessRead {
+				heads[p.Target] = img.Head
 				pubs = append(pubs, p)
 			}
 		}
@@ -79,7 +79,7 @@ func (st *Store) fenceLost() error {
 	}
 	is := st.opts.StableAck
 	for _, p := range pubs {
-		durable, err := st.fence(p, heads[p.ID], was)
+		durable, err := st.fence(p, heads[p.Target], was)
 		if err != nil {
 			return err
 		}
@@ -121,7 +121,11 @@ func (st *Store) fence(p meta.Publication, head meta.LayerID, stable bool) (dura
 }
 
 func (st *Store) retirePublication(p meta.Publication) error {
-	err := st.cat.Update(func(tx *meta.Tx) error { return tx.DeletePublication(p.ID, p.Node) })
+	var am aftermath // whose jobs the start finds in the catalogue
+	err := st.cat.Update(func(tx *meta.Tx) error {
+		am = aftermath{}
+		return st.removePublication(tx, p, &am)
+	})
 	if err != nil {
 		return err
 	}

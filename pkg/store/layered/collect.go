@@ -97,8 +97,10 @@ func (st *Store) held(tx *meta.Tx, l meta.Layer, am *aftermath) (bool, error) {
 // tryAgain has a merge that has failed looked at anew: with what has changed it may
 // have become needless, as when the images over a damaged layer were removed.
 func (st *Store) tryAgain(tx *meta.Tx, lower meta.LayerID, am *aftermath) error {
-	if j, found := st.jobs.Find(store.JobMerge, fmt.Sprint(lower)); !found || j.State != store.JobFailed {
-		return nil
+	if st.jobs != nil { // before the queue is loaded, a row too many does no harm
+		if j, found := st.jobs.Find(store.JobMerge, fmt.Sprint(lower)); !found || j.State != store.JobFailed {
+			return nil
+		}
 	}
 	return am.add(tx, jobs.New(store.JobMerge, fmt.Sprint(lower), 0))
 }
@@ -161,14 +163,18 @@ func (e *tooDeep) Error() string {
 func (e *tooDeep) Unwrap() error { return store.ErrBusy }
 
 // limitDepth applies the depth policy to an image that the transaction has just
-// made: above the soft limit it writes down a flatten, above the hard one it fails.
-func (st *Store) limitDepth(tx *meta.Tx, img meta.Image, am *aftermath) error {
+// made: above the soft limit it writes down a flatten, above the hard one it fails. With
+// flat set the image's own flatten is written down, whatever its depth.
+func (st *Store) limitDepth(tx *meta.Tx, img meta.Image, flat bool, am *aftermath) error {
 	ancestry, err := tx.Ancestry(img.ID)
 	if err != nil {
 		return err
 	}
 	policy := st.effective(img.Policy)
 	verdict := flatten.Decide(policy, len(ancestry)-1)
+	if flat && verdict != flatten.FlattenFirst && len(ancestry) > 1 {
+		return am.add(tx, jobs.New(store.JobFlatten, string(img.ID), img.Overlap))
+	}
 	if verdict == flatten.Link {
 		return nil
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/strata-csi/strata/pkg/failpoint"
 	"github.com/strata-csi/strata/pkg/store"
 	"github.com/strata-csi/strata/pkg/store/layered/meta"
 )
@@ -24,7 +25,7 @@ func (st *Store) Create(ctx context.Context, spec store.Spec) (store.Info, error
 	if err != nil {
 		return info, fmt.Errorf("create image %q: parent: %w", spec.Name, err)
 	}
-	if err := refuseFaulty(parent); err != nil {
+	if err := errors.Join(st.notHead(parent.ID), refuseFaulty(parent)); err != nil {
 		return info, fmt.Errorf("create image %q: parent: %w", spec.Name, err)
 	}
 	if err := inherit(&spec, parent); err != nil {
@@ -55,7 +56,7 @@ func (st *Store) precheck(spec store.Spec) (info store.Info, done bool, err erro
 			return info, false, fmt.Errorf("create image %q: %w", spec.Name, err)
 		}
 	}
-	if err := store.ValidatePolicy(spec.Policy); err != nil {
+	if err := errors.Join(store.ValidatePolicy(spec.Policy), store.ValidateLimits(spec.Limits)); err != nil {
 		return info, false, fmt.Errorf("create image %q: %w", spec.Name, err)
 	}
 	if len(spec.Digest) > 256 {
@@ -123,7 +124,7 @@ func (st *Store) cloneSnapshot(spec store.Spec) (store.Info, error) {
 // cloneImage clones an image as it is now: from the layer under an unchanged head,
 // else from the head, sealed in the same transaction.
 func (st *Store) cloneImage(ctx context.Context, spec store.Spec) (store.Info, error) {
-	unlock, err := st.lock(ctx, spec.Parent)
+	unlock, err := st.hold(ctx, spec.Parent)
 	if err != nil {
 		return store.Info{}, err
 	}
@@ -144,7 +145,7 @@ func (st *Store) cloneImage(ctx context.Context, spec store.Spec) (store.Info, e
 // addImage makes an image over the layer that parent returns, in one transaction.
 func (st *Store) addImage(spec store.Spec, parent func(*meta.Tx, *aftermath) (meta.Layer, error)) (store.Info, error) {
 	img := meta.Image{ID: store.NewID(), Name: spec.Name, Created: time.Now().UTC(), BlockSize: spec.BlockSize,
-		Policy: spec.Policy, Digest: spec.Digest, Origin: spec.Parent}
+		Policy: spec.Policy, Limits: spec.Limits, Digest: spec.Digest, Origin: spec.Parent}
 	f, err := st.makeLayer(meta.Layer{Image: img.ID, Size: spec.Size})
 	if err != nil {
 		return store.Info{}, fmt.Errorf("create image %q: %w", spec.Name, err)
@@ -167,10 +168,13 @@ func (st *Store) addImage(spec store.Spec, parent func(*meta.Tx, *aftermath) (me
 			return fmt.Errorf("size %d is smaller than the parent's %d bytes: %w", spec.Size, below.Size, store.ErrRange)
 		}
 		img.Overlap = below.Size
+		if img.Format, err = formatOf(tx, spec.Parent); err != nil {
+			return err
+		}
 		if err := errors.Join(tx.PutLayer(row), tx.PutImage(img)); err != nil {
 			return err
 		}
-		if err := st.limitDepth(tx, img, &am); err != nil {
+		if err := st.limitDepth(tx, img, spec.Flatten, &am); err != nil {
 			return err
 		}
 		info, err = st.imageInfo(tx, img)
@@ -184,12 +188,26 @@ func (st *Store) addImage(spec store.Spec, parent func(*meta.Tx, *aftermath) (me
 		}
 		return store.Info{}, fmt.Errorf("create image %q: %w", spec.Name, err)
 	}
+	failpoint.Hit("layered.create")
 	f.keep()
 	st.settle(am)
 	if am.flattening(img.ID) {
 		info.State = store.StateFlattening
 	}
 	return info, nil
+}
+
+// formatOf is what is known of the content of a clone's parent, "" for none.
+func formatOf(tx *meta.Tx, parent store.ID) (store.Format, error) {
+	if parent == "" {
+		return store.FormatNone, nil
+	}
+	img, err := tx.Image(parent)
+	if !errors.Is(err, store.ErrNotFound) {
+		return img.Format, err
+	}
+	s, err := tx.Snapshot(parent)
+	return s.Format, err
 }
 
 // errServed ends a transaction whose work another, equal request has done.

@@ -135,7 +135,7 @@ func (st *Store) refusedOf(tx *meta.Tx, img meta.Image, list *[]store.Problem, l
 		}
 		return nil
 	}
-	if !img.Removed {
+	if !img.Removed && !img.Scratch {
 		if err := add(st.imageInfo(tx, img)); err != nil {
 			return err
 		}

@@ -44,6 +44,9 @@ func (d *device) check() error {
 	if d.closed.Load() || d.im.st.closed.Load() {
 		return fmt.Errorf("%s: device %w", d.im.view.name, store.ErrClosed)
 	}
+	if d.im.fenced.Load() {
+		return fmt.Errorf("%s: %w", d.im.view.name, store.ErrFenced)
+	}
 	return nil
 }
 

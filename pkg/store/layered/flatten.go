@@ -67,6 +67,9 @@ func (st *Store) StartFlatten(ctx context.Context, id store.ID) (store.Job, erro
 	if err := st.alive(); err != nil {
 		return store.Job{}, err
 	}
+	if err := st.notHead(id); err != nil {
+		return store.Job{}, fmt.Errorf("flatten: %w", err)
+	}
 	info, err := st.Stat(ctx, id)
 	switch {
 	case err != nil:

@@ -31,6 +31,9 @@ type image struct {
 	writes atomic.Uint64 // changes begun
 	seen   atomic.Uint64 // what writes was when idleness was last looked at
 
+	// fenced: it was the private head of a publication that is no more.
+	fenced atomic.Bool
+
 	// poison is why the image is read-only, as the catalogue has it. The head's header
 	// may not know it: what failed may have been that sync.
 	poison atomic.Pointer[string]
@@ -117,11 +120,13 @@ func (im *image) done() {
 	im.refs--
 	last := im.refs == 0
 	if last {
-		delete(st.images, im.id)
+		if st.images[im.id] == im {
+			delete(st.images, im.id)
+		}
 		st.pool.SetMax(poolSize(len(st.images)))
 	}
 	st.mu.Unlock()
-	if !last {
+	if !last || im.fenced.Load() { // a fenced one has let go already
 		return
 	}
 	im.view.close()
@@ -141,6 +146,9 @@ func (im *image) switchHead(id meta.LayerID) {
 
 // headLayer returns the open head. The caller holds the gate.
 func (im *image) headLayer() (*layer.Layer, error) {
+	if im.fenced.Load() {
+		return nil, fmt.Errorf("%s: %w", im.view.name, store.ErrFenced)
+	}
 	if im.head == nil {
 		return nil, fmt.Errorf("%s: %w", im.view.name, store.ErrReadOnly)
 	}

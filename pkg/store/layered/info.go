@@ -89,7 +89,7 @@ func (st *Store) Walk(ctx context.Context, fn func(store.Info) error) error {
 	var all []store.Info
 	err := st.cat.View(func(tx *meta.Tx) error {
 		return tx.WalkImages(func(img meta.Image) error {
-			if !img.Removed {
+			if !img.Removed && !img.Scratch {
 				info, err := st.imageInfo(tx, img)
 				if err != nil {
 					return err
@@ -137,7 +137,8 @@ func (st *Store) infoOf(tx *meta.Tx, id store.ID) (store.Info, error) {
 
 func (st *Store) imageInfo(tx *meta.Tx, img meta.Image) (store.Info, error) {
 	info := store.Info{ID: img.ID, Kind: store.KindImage, Name: img.Name, Image: img.ID, ImageName: img.Name,
-		BlockSize: img.BlockSize, Policy: st.effective(img.Policy), Created: img.Created, Digest: img.Digest}
+		BlockSize: img.BlockSize, Policy: st.effective(img.Policy), Limits: img.Limits, Format: img.Format,
+		Created: img.Created, Digest: img.Digest}
 	n, err := tx.SnapshotCount(img.ID)
 	if err != nil {
 		return info, err
@@ -152,7 +153,8 @@ func (st *Store) snapshotInfo(tx *meta.Tx, s meta.Snapshot) (store.Info, error) 
 		return store.Info{}, err
 	}
 	info := store.Info{ID: s.ID, Kind: store.KindSnapshot, Name: s.Name, Image: img.ID, ImageName: img.Name,
-		ImageRemoved: img.Removed, BlockSize: img.BlockSize, Policy: st.effective(img.Policy), Created: s.Created, Digest: s.Digest}
+		ImageRemoved: img.Removed, BlockSize: img.BlockSize, Policy: st.effective(img.Policy), Format: s.Format,
+		Created: s.Created, Digest: s.Digest}
 	return info, st.describe(tx, &info, img, s.Layer, s.Overlap)
 }
 
@@ -176,7 +178,7 @@ func (st *Store) describe(tx *meta.Tx, info *store.Info, img meta.Image, top met
 	if info.Depth, err = tx.Depth(img.ID); err != nil {
 		return err
 	}
-	pubs, err := tx.Publications(info.ID)
+	pubs, err := publicationsOf(tx, info.ID)
 	if err != nil {
 		return err
 	}

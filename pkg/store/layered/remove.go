@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/strata-csi/strata/pkg/failpoint"
 	"github.com/strata-csi/strata/pkg/store"
 	"github.com/strata-csi/strata/pkg/store/layered/layer"
 	"github.com/strata-csi/strata/pkg/store/layered/meta"
@@ -16,7 +17,7 @@ func (st *Store) Remove(ctx context.Context, id store.ID) error {
 	if err := st.alive(); err != nil {
 		return err
 	}
-	unlock, err := st.lock(ctx, id)
+	unlock, err := st.hold(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -42,6 +43,7 @@ func (st *Store) Remove(ctx context.Context, id store.ID) error {
 	if err != nil {
 		return fmt.Errorf("remove: %w", err)
 	}
+	failpoint.Hit("layered.remove")
 	st.settle(am)
 	return nil
 }
@@ -107,7 +109,7 @@ func (st *Store) Revert(ctx context.Context, image, snapshot store.ID) error {
 	if err := st.alive(); err != nil {
 		return err
 	}
-	unlock, err := st.lock(ctx, image)
+	unlock, err := st.hold(ctx, image)
 	if err != nil {
 		return err
 	}
@@ -130,6 +132,7 @@ func (st *Store) Revert(ctx context.Context, image, snapshot store.ID) error {
 		f.drop()
 		return fmt.Errorf("revert image %s to snapshot %s: %w", image, snapshot, err)
 	}
+	failpoint.Hit("layered.revert")
 	st.rewriteHeader(f.ref, row, "")
 	f.keep()
 	st.settle(am)

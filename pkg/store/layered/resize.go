@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/strata-csi/strata/pkg/failpoint"
 	"github.com/strata-csi/strata/pkg/store"
 	"github.com/strata-csi/strata/pkg/store/layered/layer"
 	"github.com/strata-csi/strata/pkg/store/layered/meta"
@@ -23,7 +24,7 @@ func (st *Store) Resize(ctx context.Context, id store.ID, size int64) (store.Inf
 	if err := store.ValidateSize(size); err != nil {
 		return info, fmt.Errorf("resize image %s: %w", id, err)
 	}
-	unlock, err := st.lock(ctx, id)
+	unlock, err := st.hold(ctx, id)
 	if err != nil {
 		return info, err
 	}
@@ -80,6 +81,7 @@ func (im *image) resize(size int64) error {
 	if err != nil {
 		return err
 	}
+	failpoint.Hit("layered.resize")
 	if err := im.view.rebuild(); err != nil {
 		return err
 	}

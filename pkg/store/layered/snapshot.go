@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/strata-csi/strata/pkg/failpoint"
 	"github.com/strata-csi/strata/pkg/store"
 	"github.com/strata-csi/strata/pkg/store/layered/meta"
 )
@@ -18,7 +19,7 @@ func (st *Store) Snapshot(ctx context.Context, id store.ID, name string) (store.
 	if err := store.ValidateName(store.KindSnapshot, name); err != nil {
 		return store.Info{}, err
 	}
-	unlock, err := st.lock(ctx, id)
+	unlock, err := st.hold(ctx, id)
 	if err != nil {
 		return store.Info{}, err
 	}
@@ -44,7 +45,7 @@ func (st *Store) Snapshot(ctx context.Context, id store.ID, name string) (store.
 			if err != nil {
 				return err
 			}
-			s := meta.Snapshot{Overlap: img.Overlap, ID: store.NewID(), Image: id, Name: name, Layer: below.ID, Created: time.Now().UTC()}
+			s := meta.Snapshot{Overlap: img.Overlap, ID: store.NewID(), Image: id, Name: name, Layer: below.ID, Format: img.Format, Created: time.Now().UTC()}
 			if err := tx.PutSnapshot(s); err != nil {
 				return err
 			}
@@ -52,6 +53,7 @@ func (st *Store) Snapshot(ctx context.Context, id store.ID, name string) (store.
 			return err
 		})
 		if err == nil {
+			failpoint.Hit("layered.snapshot")
 			st.settle(am)
 		}
 		return err

@@ -61,7 +61,7 @@ func (st *Store) account(tx *meta.Tx, top meta.LayerID, info store.Info, u *stor
 		if err != nil {
 			return err
 		}
-		kids, err := tx.ChildCount(id, 2)
+		kids, err := lastingKids(tx, id, 2)
 		if err != nil {
 			return err
 		}
@@ -92,6 +92,29 @@ func (st *Store) account(tx *meta.Tx, top meta.LayerID, info store.Info, u *stor
 		id = l.Parent
 	}
 	return nil
+}
+
+// lastingKids counts the layers directly above one, up to most and without those of
+// private heads: what they read is not theirs.
+func lastingKids(tx *meta.Tx, id meta.LayerID, most int) (n int, err error) {
+	kids, err := tx.Children(id)
+	for _, k := range kids {
+		l, err := tx.Layer(k)
+		if err != nil {
+			return 0, err
+		}
+		img, err := tx.Image(l.Image)
+		if err != nil {
+			return 0, err
+		}
+		if !img.Scratch {
+			n++
+		}
+		if n == most {
+			break
+		}
+	}
+	return n, err
 }
 
 // references counts the heads and snapshots on a layer.
@@ -160,7 +183,7 @@ func (st *Store) childrenOn(tx *meta.Tx, on meta.LayerID, parent store.Info, lis
 		if err != nil {
 			return err
 		}
-		if img.Removed || parent.Kind == store.KindSnapshot && img.Origin != parent.ID {
+		if img.Removed || img.Scratch || parent.Kind == store.KindSnapshot && img.Origin != parent.ID {
 			continue
 		}
 		info, err := st.imageInfo(tx, img)

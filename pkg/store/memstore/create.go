@@ -36,6 +36,9 @@ func (s *Store) Create(ctx context.Context, spec store.Spec) (store.Info, error)
 	}
 	d.images[spec.Name] = o
 	d.objects[o.info.ID] = o
+	if spec.Flatten {
+		d.finish(o.fam, d.flatten(o.fam))
+	}
 	if limit := effective(o.info.Policy); o.part.depth() > limit.Soft {
 		d.shorten(o.part, limit.Soft/2)
 	}
@@ -59,6 +62,9 @@ func validate(spec store.Spec) error {
 	if len(spec.Digest) > maxDigest {
 		return fmt.Errorf("digest of %d bytes, at most %d are allowed: %w", len(spec.Digest), maxDigest, store.ErrInvalid)
 	}
+	if err := store.ValidateLimits(spec.Limits); err != nil {
+		return err
+	}
 	return store.ValidatePolicy(spec.Policy)
 }
 
@@ -67,7 +73,7 @@ func (d *disk) create(spec store.Spec) (*object, error) {
 	fam := &family{id: store.NewID(), name: spec.Name, snaps: make(map[string]*object)}
 	o := &object{fam: fam, pubs: make(map[string]store.Publication), info: store.Info{
 		ID: fam.id, Kind: store.KindImage, Name: spec.Name, BlockSize: spec.BlockSize,
-		Policy: spec.Policy, Digest: spec.Digest, Created: time.Now(),
+		Policy: spec.Policy, Limits: spec.Limits, Digest: spec.Digest, Created: time.Now(),
 	}}
 	if spec.Parent == "" {
 		o.view = view{cells: make(map[int64]*cell), size: spec.Size, part: &part{owner: fam}}
@@ -90,7 +96,7 @@ func (d *disk) link(o *object, spec store.Spec) error {
 	if spec.Size != 0 && spec.Size < parent.size {
 		return fmt.Errorf("size %d is smaller than the parent's %d: %w", spec.Size, parent.size, store.ErrRange)
 	}
-	o.info.Policy = inherit(spec.Policy, parent.info.Policy)
+	o.info.Policy, o.info.Format = inherit(spec.Policy, parent.info.Policy), parent.info.Format
 	if o.info.BlockSize == 0 {
 		o.info.BlockSize = parent.info.BlockSize
 	}
@@ -99,6 +105,13 @@ func (d *disk) link(o *object, spec store.Spec) error {
 		d.shorten(parent.part, max(0, limit.Soft/2-1))
 		return fmt.Errorf("clone depth %d is above the hard limit %d: %w", depth, limit.Hard, store.ErrBusy)
 	}
+	o.descend(parent)
+	o.size = max(spec.Size, parent.size)
+	return nil
+}
+
+// descend makes o show what parent shows, frozen as it is now if that is an image.
+func (o *object) descend(parent *object) {
 	below := parent.part
 	if parent.info.Kind == store.KindImage {
 		below = parent.seal()
@@ -108,8 +121,6 @@ func (d *disk) link(o *object, spec store.Spec) error {
 	o.view = parent.fork(o.fam)
 	o.part.below = below
 	o.overlap = parent.size
-	o.size = max(spec.Size, parent.size)
-	return nil
 }
 
 func inherit(p, parent store.Policy) store.Policy {
@@ -157,7 +168,7 @@ func (d *disk) inherited(f *family) int64 {
 	above := f.root.below.depths()
 	seen := make(map[*cell]bool)
 	var bytes int64
-	for _, o := range d.objects {
+	for o := range d.views() {
 		if !o.part.has(f.root) {
 			continue
 		}
@@ -190,7 +201,7 @@ func (s *Store) Snapshot(ctx context.Context, image store.ID, name string) (stor
 	}
 	snap := &object{fam: o.fam, pubs: make(map[string]store.Publication), info: store.Info{
 		ID: store.NewID(), Kind: store.KindSnapshot, Name: name, BlockSize: o.info.BlockSize,
-		Policy: o.info.Policy, Created: time.Now(),
+		Policy: o.info.Policy, Format: o.info.Format, Created: time.Now(),
 	}}
 	below := o.seal()
 	snap.view = o.fork(o.fam)

@@ -22,7 +22,7 @@ func (s *Store) Open(ctx context.Context, id store.ID) (store.Device, error) {
 		return nil, fmt.Errorf("open %q: %w", id, err)
 	}
 	defer d.mu.Unlock()
-	o, err := d.find(id, "")
+	o, err := d.any(id)
 	if err != nil {
 		return nil, fmt.Errorf("open: %w", err)
 	}
@@ -46,6 +46,9 @@ func (v *device) enter(off, length int64, mutate bool) error {
 func (v *device) allow(off, length int64, mutate bool) error {
 	if v.closed {
 		return store.ErrClosed
+	}
+	if v.o.source != nil && v.o.removed {
+		return store.ErrFenced
 	}
 	if mutate && v.o.info.Kind == store.KindSnapshot {
 		return fmt.Errorf("snapshot: %w", store.ErrReadOnly)

@@ -15,7 +15,7 @@ func (s *Store) Usage(ctx context.Context, id store.ID) (store.Usage, error) {
 		return store.Usage{}, fmt.Errorf("usage of %q: %w", id, err)
 	}
 	defer d.mu.Unlock()
-	o, err := d.find(id, "")
+	o, err := d.any(id)
 	if err != nil {
 		return store.Usage{}, fmt.Errorf("usage: %w", err)
 	}
@@ -124,13 +124,18 @@ func (s *Store) Check(ctx context.Context, _ bool) ([]store.Problem, error) {
 	}
 	defer d.mu.Unlock()
 	var found []store.Problem
-	for id, o := range d.objects {
-		ref := o.describe().Ref()
+	for o := range d.views() {
+		id, ref := o.info.ID, o.describe().Ref()
 		for _, text := range o.problems() {
 			found = append(found, store.Problem{Object: ref, Text: text})
 		}
-		if o.info.ID != id || o.removed {
+		if d.objects[id] != o && d.heads[id] != o || o.removed {
 			found = append(found, store.Problem{Object: ref, Text: "is indexed wrongly"})
+		}
+	}
+	for id, head := range d.heads {
+		if p := head.source.pubs[head.info.Node]; p.Target != id {
+			found = append(found, store.Problem{Object: string(id), Text: "is the head of no publication"})
 		}
 	}
 	for name, o := range d.images {
@@ -173,7 +178,7 @@ func (s *Store) Status(ctx context.Context) (store.Status, error) {
 	defer d.mu.Unlock()
 	parts, cells := make(map[*part]bool), make(map[*cell]bool)
 	used := int64(0)
-	for _, o := range d.objects {
+	for o := range d.views() {
 		for p := o.part; p != nil; p = p.below {
 			parts[p] = true
 		}

@@ -78,6 +78,7 @@ type object struct {
 	opened  int
 	epoch   uint64
 	pubs    map[string]store.Publication // by node
+	source  *object                      // what this is a private head of, or nil
 }
 
 // describe completes the object's description.
@@ -115,7 +116,7 @@ func (d *disk) flatten(f *family) int64 {
 	inherited := f.root.below.depths()
 	own := make(map[*cell]*cell)
 	var copied int64
-	for _, o := range d.objects {
+	for o := range d.views() {
 		if !o.part.has(f.root) {
 			continue
 		}

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/strata-csi/strata/pkg/store"
 )
@@ -14,8 +15,8 @@ import (
 // Publish gives node the right to id.
 func (s *Store) Publish(ctx context.Context, id store.ID, node string, access store.Access) (store.Publication, error) {
 	none := store.Publication{}
-	if node == "" {
-		return none, fmt.Errorf("publish %q: no node is named: %w", id, store.ErrInvalid)
+	if node == "" || len(node) > store.MaxName {
+		return none, fmt.Errorf("publish %q: node name of %d bytes, want 1 to %d: %w", id, len(node), store.MaxName, store.ErrInvalid)
 	}
 	if err := store.ValidateAccess(access); err != nil {
 		return none, fmt.Errorf("publish %q: %w", id, err)
@@ -44,8 +45,36 @@ func (s *Store) Publish(ctx context.Context, id store.ID, node string, access st
 	var token [16]byte
 	rand.Read(token[:]) // never fails, see crypto/rand
 	p := store.Publication{ID: id, Node: node, Access: access, Target: id, Epoch: o.epoch, Token: hex.EncodeToString(token[:])}
+	if access == store.AccessScratch {
+		p.Target = d.scratch(o, node)
+	}
 	o.pubs[node] = p
 	return p, nil
+}
+
+// scratch makes the private head of a publication of o.
+func (d *disk) scratch(o *object, node string) store.ID {
+	name := o.describe().Ref()
+	fam := &family{id: store.NewID(), name: name, snaps: make(map[string]*object)}
+	head := &object{fam: fam, source: o, info: store.Info{
+		ID: fam.id, Kind: store.KindImage, Name: name, BlockSize: o.info.BlockSize, Policy: o.info.Policy,
+		Format: o.info.Format, Node: node, Created: time.Now(),
+	}}
+	head.descend(o)
+	fam.image, fam.root = head, head.part
+	d.heads[fam.id] = head
+	return fam.id
+}
+
+// withdraw ends one publication of o, and the private head it may have.
+func (d *disk) withdraw(o *object, node string) {
+	p := o.pubs[node]
+	delete(o.pubs, node)
+	if head := d.heads[p.Target]; head != nil {
+		head.removed = true
+		head.fam.image = nil
+		delete(d.heads, p.Target)
+	}
 }
 
 // Unpublish withdraws the right of node, or of all if node is "".
@@ -59,10 +88,11 @@ func (s *Store) Unpublish(ctx context.Context, id store.ID, node string) error {
 	if err != nil {
 		return fmt.Errorf("unpublish: %w", err)
 	}
-	if node == "" {
-		clear(o.pubs)
+	for n := range o.pubs {
+		if node == "" || node == n {
+			d.withdraw(o, n)
+		}
 	}
-	delete(o.pubs, node)
 	return nil
 }
 
@@ -74,14 +104,14 @@ func (s *Store) Publications(ctx context.Context, id store.ID) ([]store.Publicat
 	}
 	defer d.mu.Unlock()
 	if id != "" {
-		if _, err := d.find(id, ""); err != nil {
+		if _, err := d.any(id); err != nil {
 			return nil, fmt.Errorf("publications: %w", err)
 		}
 	}
 	var list []store.Publication
 	for _, o := range d.objects {
 		for _, p := range o.pubs {
-			if id == "" || p.ID == id {
+			if id == "" || p.ID == id || p.Target == id {
 				list = append(list, p)
 			}
 		}

@@ -3,6 +3,7 @@ package memstore
 import (
 	"context"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 	"sync"
@@ -27,9 +28,11 @@ type disk struct {
 	uuid    string
 	gen     uint64 // the Store that may use it; others are closed
 	objects map[store.ID]*object
-	images  map[string]*object // live images by name
-	copied  int64              // by flattens since the store was opened
-	done    []store.Job        // the latest finished jobs, oldest first
+	images  map[string]*object   // live images by name
+	heads   map[store.ID]*object // private heads of publications
+	notes   map[string]string
+	copied  int64       // by flattens since the store was opened
+	done    []store.Job // the latest finished jobs, oldest first
 }
 
 // New returns an empty store.
@@ -38,6 +41,8 @@ func New() *Store {
 		uuid:    string(store.NewID()),
 		objects: make(map[store.ID]*object),
 		images:  make(map[string]*object),
+		heads:   make(map[store.ID]*object),
+		notes:   make(map[string]string),
 	}
 	return d.attach()
 }
@@ -54,7 +59,7 @@ func (s *Store) Reopen() *Store {
 func (d *disk) attach() *Store {
 	d.gen++
 	d.copied, d.done = 0, nil
-	for _, o := range d.objects {
+	for o := range d.views() {
 		o.opened = 0
 	}
 	return &Store{disk: d, gen: d.gen}
@@ -87,10 +92,34 @@ func (s *Store) enter(ctx context.Context) (*disk, error) {
 	return s.disk, nil
 }
 
-// find returns an object; with kind set, one of another kind is refused.
+// views runs over everything that shows bytes: objects and private heads.
+func (d *disk) views() iter.Seq[*object] {
+	return func(yield func(*object) bool) {
+		for _, m := range []map[store.ID]*object{d.objects, d.heads} {
+			for _, o := range m {
+				if !yield(o) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// any returns an object or a private head.
+func (d *disk) any(id store.ID) (*object, error) {
+	if head := d.heads[id]; head != nil {
+		return head, nil
+	}
+	return d.find(id, "")
+}
+
+// find returns an object; with kind set, one of another kind is refused, as is a
+// private head always.
 func (d *disk) find(id store.ID, kind store.Kind) (*object, error) {
 	o := d.objects[id]
 	switch {
+	case d.heads[id] != nil:
+		return nil, fmt.Errorf("%q belongs to the publication of %q: %w", id, d.heads[id].info.Name, store.ErrInUse)
 	case o == nil && kind != "":
 		return nil, fmt.Errorf("%s %q: %w", kind, id, store.ErrNotFound)
 	case o == nil:
@@ -108,7 +137,7 @@ func (s *Store) Stat(ctx context.Context, id store.ID) (store.Info, error) {
 		return store.Info{}, fmt.Errorf("stat %q: %w", id, err)
 	}
 	defer d.mu.Unlock()
-	o, err := d.find(id, "")
+	o, err := d.any(id)
 	if err != nil {
 		return store.Info{}, fmt.Errorf("stat: %w", err)
 	}

@@ -163,6 +163,58 @@ func (x *Policy) GetHard() int64 {
 	return 0
 }
 
+type Limits struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Iops          int64                  `protobuf:"varint,1,opt,name=iops,proto3" json:"iops,omitempty"`
+	Bandwidth     int64                  `protobuf:"varint,2,opt,name=bandwidth,proto3" json:"bandwidth,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Limits) Reset() {
+	*x = Limits{}
+	mi := &file_strata_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Limits) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Limits) ProtoMessage() {}
+
+func (x *Limits) ProtoReflect() protoreflect.Message {
+	mi := &file_strata_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Limits.ProtoReflect.Descriptor instead.
+func (*Limits) Descriptor() ([]byte, []int) {
+	return file_strata_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Limits) GetIops() int64 {
+	if x != nil {
+		return x.Iops
+	}
+	return 0
+}
+
+func (x *Limits) GetBandwidth() int64 {
+	if x != nil {
+		return x.Bandwidth
+	}
+	return 0
+}
+
 type CreateRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Name      string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -171,14 +223,16 @@ type CreateRequest struct {
 	BlockSize int64                  `protobuf:"varint,4,opt,name=block_size,json=blockSize,proto3" json:"block_size,omitempty"`
 	Policy    *Policy                `protobuf:"bytes,5,opt,name=policy,proto3" json:"policy,omitempty"`
 	// digest is opaque bytes, at most 256.
-	Digest        []byte `protobuf:"bytes,6,opt,name=digest,proto3" json:"digest,omitempty"`
+	Digest        []byte  `protobuf:"bytes,6,opt,name=digest,proto3" json:"digest,omitempty"`
+	Flatten       bool    `protobuf:"varint,7,opt,name=flatten,proto3" json:"flatten,omitempty"`
+	Limits        *Limits `protobuf:"bytes,8,opt,name=limits,proto3" json:"limits,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreateRequest) Reset() {
 	*x = CreateRequest{}
-	mi := &file_strata_proto_msgTypes[3]
+	mi := &file_strata_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -190,7 +244,7 @@ func (x *CreateRequest) String() string {
 func (*CreateRequest) ProtoMessage() {}
 
 func (x *CreateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[3]
+	mi := &file_strata_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -203,7 +257,7 @@ func (x *CreateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateRequest.ProtoReflect.Descriptor instead.
 func (*CreateRequest) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{3}
+	return file_strata_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *CreateRequest) GetName() string {
@@ -248,6 +302,20 @@ func (x *CreateRequest) GetDigest() []byte {
 	return nil
 }
 
+func (x *CreateRequest) GetFlatten() bool {
+	if x != nil {
+		return x.Flatten
+	}
+	return false
+}
+
+func (x *CreateRequest) GetLimits() *Limits {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
 type SnapshotRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Image         string                 `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
@@ -258,7 +326,7 @@ type SnapshotRequest struct {
 
 func (x *SnapshotRequest) Reset() {
 	*x = SnapshotRequest{}
-	mi := &file_strata_proto_msgTypes[4]
+	mi := &file_strata_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -270,7 +338,7 @@ func (x *SnapshotRequest) String() string {
 func (*SnapshotRequest) ProtoMessage() {}
 
 func (x *SnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[4]
+	mi := &file_strata_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -283,7 +351,7 @@ func (x *SnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRequest.ProtoReflect.Descriptor instead.
 func (*SnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{4}
+	return file_strata_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *SnapshotRequest) GetImage() string {
@@ -309,7 +377,7 @@ type LookupRequest struct {
 
 func (x *LookupRequest) Reset() {
 	*x = LookupRequest{}
-	mi := &file_strata_proto_msgTypes[5]
+	mi := &file_strata_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -321,7 +389,7 @@ func (x *LookupRequest) String() string {
 func (*LookupRequest) ProtoMessage() {}
 
 func (x *LookupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[5]
+	mi := &file_strata_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -334,7 +402,7 @@ func (x *LookupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupRequest.ProtoReflect.Descriptor instead.
 func (*LookupRequest) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{5}
+	return file_strata_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *LookupRequest) GetRef() string {
@@ -352,7 +420,7 @@ type WalkRequest struct {
 
 func (x *WalkRequest) Reset() {
 	*x = WalkRequest{}
-	mi := &file_strata_proto_msgTypes[6]
+	mi := &file_strata_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -364,7 +432,7 @@ func (x *WalkRequest) String() string {
 func (*WalkRequest) ProtoMessage() {}
 
 func (x *WalkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[6]
+	mi := &file_strata_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -377,7 +445,7 @@ func (x *WalkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WalkRequest.ProtoReflect.Descriptor instead.
 func (*WalkRequest) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{6}
+	return file_strata_proto_rawDescGZIP(), []int{7}
 }
 
 type ResizeRequest struct {
@@ -390,7 +458,7 @@ type ResizeRequest struct {
 
 func (x *ResizeRequest) Reset() {
 	*x = ResizeRequest{}
-	mi := &file_strata_proto_msgTypes[7]
+	mi := &file_strata_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -402,7 +470,7 @@ func (x *ResizeRequest) String() string {
 func (*ResizeRequest) ProtoMessage() {}
 
 func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[7]
+	mi := &file_strata_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -415,7 +483,7 @@ func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeRequest) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{7}
+	return file_strata_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ResizeRequest) GetImage() string {
@@ -432,6 +500,75 @@ func (x *ResizeRequest) GetSize() int64 {
 	return 0
 }
 
+// ModifyRequest leaves alone what is not set.
+type ModifyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Image         string                 `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
+	Policy        *Policy                `protobuf:"bytes,2,opt,name=policy,proto3" json:"policy,omitempty"`
+	Limits        *Limits                `protobuf:"bytes,3,opt,name=limits,proto3" json:"limits,omitempty"`
+	Format        *string                `protobuf:"bytes,4,opt,name=format,proto3,oneof" json:"format,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ModifyRequest) Reset() {
+	*x = ModifyRequest{}
+	mi := &file_strata_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ModifyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ModifyRequest) ProtoMessage() {}
+
+func (x *ModifyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_strata_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ModifyRequest.ProtoReflect.Descriptor instead.
+func (*ModifyRequest) Descriptor() ([]byte, []int) {
+	return file_strata_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ModifyRequest) GetImage() string {
+	if x != nil {
+		return x.Image
+	}
+	return ""
+}
+
+func (x *ModifyRequest) GetPolicy() *Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *ModifyRequest) GetLimits() *Limits {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+func (x *ModifyRequest) GetFormat() string {
+	if x != nil && x.Format != nil {
+		return *x.Format
+	}
+	return ""
+}
+
 type RevertRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Image         string                 `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
@@ -442,7 +579,7 @@ type RevertRequest struct {
 
 func (x *RevertRequest) Reset() {
 	*x = RevertRequest{}
-	mi := &file_strata_proto_msgTypes[8]
+	mi := &file_strata_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -454,7 +591,7 @@ func (x *RevertRequest) String() string {
 func (*RevertRequest) ProtoMessage() {}
 
 func (x *RevertRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[8]
+	mi := &file_strata_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -467,7 +604,7 @@ func (x *RevertRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevertRequest.ProtoReflect.Descriptor instead.
 func (*RevertRequest) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{8}
+	return file_strata_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RevertRequest) GetImage() string {
@@ -506,13 +643,15 @@ type Info struct {
 	Snapshots      int64                  `protobuf:"varint,18,opt,name=snapshots,proto3" json:"snapshots,omitempty"`
 	Node           string                 `protobuf:"bytes,19,opt,name=node,proto3" json:"node,omitempty"`
 	Digest         []byte                 `protobuf:"bytes,20,opt,name=digest,proto3" json:"digest,omitempty"`
+	Limits         *Limits                `protobuf:"bytes,21,opt,name=limits,proto3" json:"limits,omitempty"`
+	Format         string                 `protobuf:"bytes,22,opt,name=format,proto3" json:"format,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Info) Reset() {
 	*x = Info{}
-	mi := &file_strata_proto_msgTypes[9]
+	mi := &file_strata_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -524,7 +663,7 @@ func (x *Info) String() string {
 func (*Info) ProtoMessage() {}
 
 func (x *Info) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[9]
+	mi := &file_strata_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -537,7 +676,7 @@ func (x *Info) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Info.ProtoReflect.Descriptor instead.
 func (*Info) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{9}
+	return file_strata_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Info) GetId() string {
@@ -680,6 +819,20 @@ func (x *Info) GetDigest() []byte {
 	return nil
 }
 
+func (x *Info) GetLimits() *Limits {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+func (x *Info) GetFormat() string {
+	if x != nil {
+		return x.Format
+	}
+	return ""
+}
+
 type InfoPage struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Items         []*Info                `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`
@@ -689,7 +842,7 @@ type InfoPage struct {
 
 func (x *InfoPage) Reset() {
 	*x = InfoPage{}
-	mi := &file_strata_proto_msgTypes[10]
+	mi := &file_strata_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -701,7 +854,7 @@ func (x *InfoPage) String() string {
 func (*InfoPage) ProtoMessage() {}
 
 func (x *InfoPage) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[10]
+	mi := &file_strata_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -714,7 +867,7 @@ func (x *InfoPage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InfoPage.ProtoReflect.Descriptor instead.
 func (*InfoPage) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{10}
+	return file_strata_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *InfoPage) GetItems() []*Info {
@@ -738,7 +891,7 @@ type UsageReply struct {
 
 func (x *UsageReply) Reset() {
 	*x = UsageReply{}
-	mi := &file_strata_proto_msgTypes[11]
+	mi := &file_strata_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -750,7 +903,7 @@ func (x *UsageReply) String() string {
 func (*UsageReply) ProtoMessage() {}
 
 func (x *UsageReply) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[11]
+	mi := &file_strata_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -763,7 +916,7 @@ func (x *UsageReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageReply.ProtoReflect.Descriptor instead.
 func (*UsageReply) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{11}
+	return file_strata_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *UsageReply) GetId() string {
@@ -818,7 +971,7 @@ type DiffRequest struct {
 
 func (x *DiffRequest) Reset() {
 	*x = DiffRequest{}
-	mi := &file_strata_proto_msgTypes[12]
+	mi := &file_strata_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -830,7 +983,7 @@ func (x *DiffRequest) String() string {
 func (*DiffRequest) ProtoMessage() {}
 
 func (x *DiffRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[12]
+	mi := &file_strata_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -843,7 +996,7 @@ func (x *DiffRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffRequest.ProtoReflect.Descriptor instead.
 func (*DiffRequest) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{12}
+	return file_strata_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DiffRequest) GetFrom() string {
@@ -873,7 +1026,7 @@ type ExtentsRequest struct {
 
 func (x *ExtentsRequest) Reset() {
 	*x = ExtentsRequest{}
-	mi := &file_strata_proto_msgTypes[13]
+	mi := &file_strata_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -885,7 +1038,7 @@ func (x *ExtentsRequest) String() string {
 func (*ExtentsRequest) ProtoMessage() {}
 
 func (x *ExtentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[13]
+	mi := &file_strata_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -898,7 +1051,7 @@ func (x *ExtentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsRequest.ProtoReflect.Descriptor instead.
 func (*ExtentsRequest) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{13}
+	return file_strata_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ExtentsRequest) GetId() string {
@@ -943,7 +1096,7 @@ type Extent struct {
 
 func (x *Extent) Reset() {
 	*x = Extent{}
-	mi := &file_strata_proto_msgTypes[14]
+	mi := &file_strata_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -955,7 +1108,7 @@ func (x *Extent) String() string {
 func (*Extent) ProtoMessage() {}
 
 func (x *Extent) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[14]
+	mi := &file_strata_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -968,7 +1121,7 @@ func (x *Extent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Extent.ProtoReflect.Descriptor instead.
 func (*Extent) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{14}
+	return file_strata_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Extent) GetOffset() int64 {
@@ -1022,7 +1175,7 @@ type ExtentPage struct {
 
 func (x *ExtentPage) Reset() {
 	*x = ExtentPage{}
-	mi := &file_strata_proto_msgTypes[15]
+	mi := &file_strata_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1034,7 +1187,7 @@ func (x *ExtentPage) String() string {
 func (*ExtentPage) ProtoMessage() {}
 
 func (x *ExtentPage) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[15]
+	mi := &file_strata_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1047,7 +1200,7 @@ func (x *ExtentPage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentPage.ProtoReflect.Descriptor instead.
 func (*ExtentPage) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{15}
+	return file_strata_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ExtentPage) GetItems() []*Extent {
@@ -1067,7 +1220,7 @@ type CheckRequest struct {
 
 func (x *CheckRequest) Reset() {
 	*x = CheckRequest{}
-	mi := &file_strata_proto_msgTypes[16]
+	mi := &file_strata_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1079,7 +1232,7 @@ func (x *CheckRequest) String() string {
 func (*CheckRequest) ProtoMessage() {}
 
 func (x *CheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[16]
+	mi := &file_strata_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1092,7 +1245,7 @@ func (x *CheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckRequest.ProtoReflect.Descriptor instead.
 func (*CheckRequest) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{16}
+	return file_strata_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CheckRequest) GetDeep() bool {
@@ -1113,7 +1266,7 @@ type Problem struct {
 
 func (x *Problem) Reset() {
 	*x = Problem{}
-	mi := &file_strata_proto_msgTypes[17]
+	mi := &file_strata_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1125,7 +1278,7 @@ func (x *Problem) String() string {
 func (*Problem) ProtoMessage() {}
 
 func (x *Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[17]
+	mi := &file_strata_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1138,7 +1291,7 @@ func (x *Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Problem.ProtoReflect.Descriptor instead.
 func (*Problem) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{17}
+	return file_strata_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Problem) GetObject() string {
@@ -1171,7 +1324,7 @@ type ProblemPage struct {
 
 func (x *ProblemPage) Reset() {
 	*x = ProblemPage{}
-	mi := &file_strata_proto_msgTypes[18]
+	mi := &file_strata_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1183,7 +1336,7 @@ func (x *ProblemPage) String() string {
 func (*ProblemPage) ProtoMessage() {}
 
 func (x *ProblemPage) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[18]
+	mi := &file_strata_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1196,7 +1349,7 @@ func (x *ProblemPage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProblemPage.ProtoReflect.Descriptor instead.
 func (*ProblemPage) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{18}
+	return file_strata_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ProblemPage) GetItems() []*Problem {
@@ -1214,7 +1367,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_strata_proto_msgTypes[19]
+	mi := &file_strata_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1226,7 +1379,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[19]
+	mi := &file_strata_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1239,7 +1392,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{19}
+	return file_strata_proto_rawDescGZIP(), []int{21}
 }
 
 type StatusReply struct {
@@ -1262,7 +1415,7 @@ type StatusReply struct {
 
 func (x *StatusReply) Reset() {
 	*x = StatusReply{}
-	mi := &file_strata_proto_msgTypes[20]
+	mi := &file_strata_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1274,7 +1427,7 @@ func (x *StatusReply) String() string {
 func (*StatusReply) ProtoMessage() {}
 
 func (x *StatusReply) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[20]
+	mi := &file_strata_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1287,7 +1440,7 @@ func (x *StatusReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusReply.ProtoReflect.Descriptor instead.
 func (*StatusReply) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{20}
+	return file_strata_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *StatusReply) GetUuid() string {
@@ -1386,7 +1539,7 @@ type PublishRequest struct {
 
 func (x *PublishRequest) Reset() {
 	*x = PublishRequest{}
-	mi := &file_strata_proto_msgTypes[21]
+	mi := &file_strata_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1398,7 +1551,7 @@ func (x *PublishRequest) String() string {
 func (*PublishRequest) ProtoMessage() {}
 
 func (x *PublishRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[21]
+	mi := &file_strata_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1411,7 +1564,7 @@ func (x *PublishRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishRequest.ProtoReflect.Descriptor instead.
 func (*PublishRequest) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{21}
+	return file_strata_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PublishRequest) GetId() string {
@@ -1446,7 +1599,7 @@ type UnpublishRequest struct {
 
 func (x *UnpublishRequest) Reset() {
 	*x = UnpublishRequest{}
-	mi := &file_strata_proto_msgTypes[22]
+	mi := &file_strata_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1458,7 +1611,7 @@ func (x *UnpublishRequest) String() string {
 func (*UnpublishRequest) ProtoMessage() {}
 
 func (x *UnpublishRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[22]
+	mi := &file_strata_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1471,7 +1624,7 @@ func (x *UnpublishRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnpublishRequest.ProtoReflect.Descriptor instead.
 func (*UnpublishRequest) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{22}
+	return file_strata_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *UnpublishRequest) GetId() string {
@@ -1503,7 +1656,7 @@ type Publication struct {
 
 func (x *Publication) Reset() {
 	*x = Publication{}
-	mi := &file_strata_proto_msgTypes[23]
+	mi := &file_strata_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1515,7 +1668,7 @@ func (x *Publication) String() string {
 func (*Publication) ProtoMessage() {}
 
 func (x *Publication) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[23]
+	mi := &file_strata_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1528,7 +1681,7 @@ func (x *Publication) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Publication.ProtoReflect.Descriptor instead.
 func (*Publication) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{23}
+	return file_strata_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Publication) GetId() string {
@@ -1582,7 +1735,7 @@ type PublicationPage struct {
 
 func (x *PublicationPage) Reset() {
 	*x = PublicationPage{}
-	mi := &file_strata_proto_msgTypes[24]
+	mi := &file_strata_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1594,7 +1747,7 @@ func (x *PublicationPage) String() string {
 func (*PublicationPage) ProtoMessage() {}
 
 func (x *PublicationPage) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[24]
+	mi := &file_strata_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1607,10 +1760,300 @@ func (x *PublicationPage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublicationPage.ProtoReflect.Descriptor instead.
 func (*PublicationPage) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{24}
+	return file_strata_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PublicationPage) GetItems() []*Publication {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+// Keys and values are opaque bytes.
+type NoteRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NoteRequest) Reset() {
+	*x = NoteRequest{}
+	mi := &file_strata_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NoteRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NoteRequest) ProtoMessage() {}
+
+func (x *NoteRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_strata_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NoteRequest.ProtoReflect.Descriptor instead.
+func (*NoteRequest) Descriptor() ([]byte, []int) {
+	return file_strata_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *NoteRequest) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+type NoteReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Value         []byte                 `protobuf:"bytes,1,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NoteReply) Reset() {
+	*x = NoteReply{}
+	mi := &file_strata_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NoteReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NoteReply) ProtoMessage() {}
+
+func (x *NoteReply) ProtoReflect() protoreflect.Message {
+	mi := &file_strata_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NoteReply.ProtoReflect.Descriptor instead.
+func (*NoteReply) Descriptor() ([]byte, []int) {
+	return file_strata_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *NoteReply) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+type SwapNoteRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Key   []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// old and value are empty for no note.
+	Old           []byte `protobuf:"bytes,2,opt,name=old,proto3" json:"old,omitempty"`
+	Value         []byte `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SwapNoteRequest) Reset() {
+	*x = SwapNoteRequest{}
+	mi := &file_strata_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SwapNoteRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SwapNoteRequest) ProtoMessage() {}
+
+func (x *SwapNoteRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_strata_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SwapNoteRequest.ProtoReflect.Descriptor instead.
+func (*SwapNoteRequest) Descriptor() ([]byte, []int) {
+	return file_strata_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *SwapNoteRequest) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *SwapNoteRequest) GetOld() []byte {
+	if x != nil {
+		return x.Old
+	}
+	return nil
+}
+
+func (x *SwapNoteRequest) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+type NotesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Prefix        []byte                 `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NotesRequest) Reset() {
+	*x = NotesRequest{}
+	mi := &file_strata_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NotesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NotesRequest) ProtoMessage() {}
+
+func (x *NotesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_strata_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NotesRequest.ProtoReflect.Descriptor instead.
+func (*NotesRequest) Descriptor() ([]byte, []int) {
+	return file_strata_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *NotesRequest) GetPrefix() []byte {
+	if x != nil {
+		return x.Prefix
+	}
+	return nil
+}
+
+type NoteItem struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Value         []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NoteItem) Reset() {
+	*x = NoteItem{}
+	mi := &file_strata_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NoteItem) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NoteItem) ProtoMessage() {}
+
+func (x *NoteItem) ProtoReflect() protoreflect.Message {
+	mi := &file_strata_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NoteItem.ProtoReflect.Descriptor instead.
+func (*NoteItem) Descriptor() ([]byte, []int) {
+	return file_strata_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *NoteItem) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *NoteItem) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+type NotePage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Items         []*NoteItem            `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NotePage) Reset() {
+	*x = NotePage{}
+	mi := &file_strata_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NotePage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NotePage) ProtoMessage() {}
+
+func (x *NotePage) ProtoReflect() protoreflect.Message {
+	mi := &file_strata_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NotePage.ProtoReflect.Descriptor instead.
+func (*NotePage) Descriptor() ([]byte, []int) {
+	return file_strata_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *NotePage) GetItems() []*NoteItem {
 	if x != nil {
 		return x.Items
 	}
@@ -1625,7 +2068,7 @@ type JobsRequest struct {
 
 func (x *JobsRequest) Reset() {
 	*x = JobsRequest{}
-	mi := &file_strata_proto_msgTypes[25]
+	mi := &file_strata_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1637,7 +2080,7 @@ func (x *JobsRequest) String() string {
 func (*JobsRequest) ProtoMessage() {}
 
 func (x *JobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[25]
+	mi := &file_strata_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1650,7 +2093,7 @@ func (x *JobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobsRequest.ProtoReflect.Descriptor instead.
 func (*JobsRequest) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{25}
+	return file_strata_proto_rawDescGZIP(), []int{33}
 }
 
 type JobRequest struct {
@@ -1662,7 +2105,7 @@ type JobRequest struct {
 
 func (x *JobRequest) Reset() {
 	*x = JobRequest{}
-	mi := &file_strata_proto_msgTypes[26]
+	mi := &file_strata_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1674,7 +2117,7 @@ func (x *JobRequest) String() string {
 func (*JobRequest) ProtoMessage() {}
 
 func (x *JobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[26]
+	mi := &file_strata_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1687,7 +2130,7 @@ func (x *JobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobRequest.ProtoReflect.Descriptor instead.
 func (*JobRequest) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{26}
+	return file_strata_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *JobRequest) GetJob() string {
@@ -1714,7 +2157,7 @@ type Job struct {
 
 func (x *Job) Reset() {
 	*x = Job{}
-	mi := &file_strata_proto_msgTypes[27]
+	mi := &file_strata_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1726,7 +2169,7 @@ func (x *Job) String() string {
 func (*Job) ProtoMessage() {}
 
 func (x *Job) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[27]
+	mi := &file_strata_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1739,7 +2182,7 @@ func (x *Job) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Job.ProtoReflect.Descriptor instead.
 func (*Job) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{27}
+	return file_strata_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Job) GetId() string {
@@ -1814,7 +2257,7 @@ type JobPage struct {
 
 func (x *JobPage) Reset() {
 	*x = JobPage{}
-	mi := &file_strata_proto_msgTypes[28]
+	mi := &file_strata_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1826,7 +2269,7 @@ func (x *JobPage) String() string {
 func (*JobPage) ProtoMessage() {}
 
 func (x *JobPage) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[28]
+	mi := &file_strata_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1839,7 +2282,7 @@ func (x *JobPage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobPage.ProtoReflect.Descriptor instead.
 func (*JobPage) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{28}
+	return file_strata_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *JobPage) GetItems() []*Job {
@@ -1857,7 +2300,7 @@ type EndpointsRequest struct {
 
 func (x *EndpointsRequest) Reset() {
 	*x = EndpointsRequest{}
-	mi := &file_strata_proto_msgTypes[29]
+	mi := &file_strata_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1869,7 +2312,7 @@ func (x *EndpointsRequest) String() string {
 func (*EndpointsRequest) ProtoMessage() {}
 
 func (x *EndpointsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[29]
+	mi := &file_strata_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1882,7 +2325,7 @@ func (x *EndpointsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointsRequest.ProtoReflect.Descriptor instead.
 func (*EndpointsRequest) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{29}
+	return file_strata_proto_rawDescGZIP(), []int{37}
 }
 
 type EndpointsReply struct {
@@ -1896,7 +2339,7 @@ type EndpointsReply struct {
 
 func (x *EndpointsReply) Reset() {
 	*x = EndpointsReply{}
-	mi := &file_strata_proto_msgTypes[30]
+	mi := &file_strata_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1908,7 +2351,7 @@ func (x *EndpointsReply) String() string {
 func (*EndpointsReply) ProtoMessage() {}
 
 func (x *EndpointsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[30]
+	mi := &file_strata_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1921,7 +2364,7 @@ func (x *EndpointsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointsReply.ProtoReflect.Descriptor instead.
 func (*EndpointsReply) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{30}
+	return file_strata_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *EndpointsReply) GetNbd() []string {
@@ -1941,7 +2384,10 @@ const file_strata_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"0\n" +
 	"\x06Policy\x12\x12\n" +
 	"\x04soft\x18\x01 \x01(\x03R\x04soft\x12\x12\n" +
-	"\x04hard\x18\x02 \x01(\x03R\x04hard\"\xb7\x01\n" +
+	"\x04hard\x18\x02 \x01(\x03R\x04hard\":\n" +
+	"\x06Limits\x12\x12\n" +
+	"\x04iops\x18\x01 \x01(\x03R\x04iops\x12\x1c\n" +
+	"\tbandwidth\x18\x02 \x01(\x03R\tbandwidth\"\x82\x02\n" +
 	"\rCreateRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x16\n" +
@@ -1949,7 +2395,9 @@ const file_strata_proto_rawDesc = "" +
 	"\n" +
 	"block_size\x18\x04 \x01(\x03R\tblockSize\x12/\n" +
 	"\x06policy\x18\x05 \x01(\v2\x17.strata.store.v1.PolicyR\x06policy\x12\x16\n" +
-	"\x06digest\x18\x06 \x01(\fR\x06digest\";\n" +
+	"\x06digest\x18\x06 \x01(\fR\x06digest\x12\x18\n" +
+	"\aflatten\x18\a \x01(\bR\aflatten\x12/\n" +
+	"\x06limits\x18\b \x01(\v2\x17.strata.store.v1.LimitsR\x06limits\";\n" +
 	"\x0fSnapshotRequest\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"!\n" +
@@ -1958,10 +2406,16 @@ const file_strata_proto_rawDesc = "" +
 	"\vWalkRequest\"9\n" +
 	"\rResizeRequest\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12\x12\n" +
-	"\x04size\x18\x02 \x01(\x03R\x04size\"A\n" +
+	"\x04size\x18\x02 \x01(\x03R\x04size\"\xaf\x01\n" +
+	"\rModifyRequest\x12\x14\n" +
+	"\x05image\x18\x01 \x01(\tR\x05image\x12/\n" +
+	"\x06policy\x18\x02 \x01(\v2\x17.strata.store.v1.PolicyR\x06policy\x12/\n" +
+	"\x06limits\x18\x03 \x01(\v2\x17.strata.store.v1.LimitsR\x06limits\x12\x1b\n" +
+	"\x06format\x18\x04 \x01(\tH\x00R\x06format\x88\x01\x01B\t\n" +
+	"\a_format\"A\n" +
 	"\rRevertRequest\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12\x1a\n" +
-	"\bsnapshot\x18\x02 \x01(\tR\bsnapshot\"\xbc\x04\n" +
+	"\bsnapshot\x18\x02 \x01(\tR\bsnapshot\"\x85\x05\n" +
 	"\x04Info\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x12\n" +
@@ -1986,7 +2440,9 @@ const file_strata_proto_rawDesc = "" +
 	"\acreated\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x12\x1c\n" +
 	"\tsnapshots\x18\x12 \x01(\x03R\tsnapshots\x12\x12\n" +
 	"\x04node\x18\x13 \x01(\tR\x04node\x12\x16\n" +
-	"\x06digest\x18\x14 \x01(\fR\x06digest\"7\n" +
+	"\x06digest\x18\x14 \x01(\fR\x06digest\x12/\n" +
+	"\x06limits\x18\x15 \x01(\v2\x17.strata.store.v1.LimitsR\x06limits\x12\x16\n" +
+	"\x06format\x18\x16 \x01(\tR\x06format\"7\n" +
 	"\bInfoPage\x12+\n" +
 	"\x05items\x18\x01 \x03(\v2\x15.strata.store.v1.InfoR\x05items\"\x99\x01\n" +
 	"\n" +
@@ -2053,7 +2509,22 @@ const file_strata_proto_rawDesc = "" +
 	"\x06access\x18\x06 \x01(\tR\x06access\x12\x16\n" +
 	"\x06target\x18\a \x01(\tR\x06targetJ\x04\b\x03\x10\x04\"E\n" +
 	"\x0fPublicationPage\x122\n" +
-	"\x05items\x18\x01 \x03(\v2\x1c.strata.store.v1.PublicationR\x05items\"\r\n" +
+	"\x05items\x18\x01 \x03(\v2\x1c.strata.store.v1.PublicationR\x05items\"\x1f\n" +
+	"\vNoteRequest\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\"!\n" +
+	"\tNoteReply\x12\x14\n" +
+	"\x05value\x18\x01 \x01(\fR\x05value\"K\n" +
+	"\x0fSwapNoteRequest\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12\x10\n" +
+	"\x03old\x18\x02 \x01(\fR\x03old\x12\x14\n" +
+	"\x05value\x18\x03 \x01(\fR\x05value\"&\n" +
+	"\fNotesRequest\x12\x16\n" +
+	"\x06prefix\x18\x01 \x01(\fR\x06prefix\"2\n" +
+	"\bNoteItem\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\";\n" +
+	"\bNotePage\x12/\n" +
+	"\x05items\x18\x01 \x03(\v2\x19.strata.store.v1.NoteItemR\x05items\"\r\n" +
 	"\vJobsRequest\"\x1e\n" +
 	"\n" +
 	"JobRequest\x12\x10\n" +
@@ -2072,14 +2543,15 @@ const file_strata_proto_rawDesc = "" +
 	"\x05items\x18\x01 \x03(\v2\x14.strata.store.v1.JobR\x05items\"\x12\n" +
 	"\x10EndpointsRequest\"\"\n" +
 	"\x0eEndpointsReply\x12\x10\n" +
-	"\x03nbd\x18\x01 \x03(\tR\x03nbd2\xcc\r\n" +
+	"\x03nbd\x18\x01 \x03(\tR\x03nbd2\xda\x0f\n" +
 	"\x05Store\x12?\n" +
 	"\x06Create\x12\x1e.strata.store.v1.CreateRequest\x1a\x15.strata.store.v1.Info\x12C\n" +
 	"\bSnapshot\x12 .strata.store.v1.SnapshotRequest\x1a\x15.strata.store.v1.Info\x12=\n" +
 	"\x04Stat\x12\x1e.strata.store.v1.ObjectRequest\x1a\x15.strata.store.v1.Info\x12?\n" +
 	"\x06Lookup\x12\x1e.strata.store.v1.LookupRequest\x1a\x15.strata.store.v1.Info\x12A\n" +
 	"\x04Walk\x12\x1c.strata.store.v1.WalkRequest\x1a\x19.strata.store.v1.InfoPage0\x01\x12?\n" +
-	"\x06Resize\x12\x1e.strata.store.v1.ResizeRequest\x1a\x15.strata.store.v1.Info\x12A\n" +
+	"\x06Resize\x12\x1e.strata.store.v1.ResizeRequest\x1a\x15.strata.store.v1.Info\x12?\n" +
+	"\x06Modify\x12\x1e.strata.store.v1.ModifyRequest\x1a\x15.strata.store.v1.Info\x12A\n" +
 	"\aFlatten\x12\x1e.strata.store.v1.ObjectRequest\x1a\x14.strata.store.v1.Job0\x01\x12@\n" +
 	"\x06Remove\x12\x1e.strata.store.v1.ObjectRequest\x1a\x16.strata.store.v1.Empty\x12@\n" +
 	"\x06Revert\x12\x1e.strata.store.v1.RevertRequest\x1a\x16.strata.store.v1.Empty\x12D\n" +
@@ -2092,6 +2564,9 @@ const file_strata_proto_rawDesc = "" +
 	"\aPublish\x12\x1f.strata.store.v1.PublishRequest\x1a\x1c.strata.store.v1.Publication\x12F\n" +
 	"\tUnpublish\x12!.strata.store.v1.UnpublishRequest\x1a\x16.strata.store.v1.Empty\x12R\n" +
 	"\fPublications\x12\x1e.strata.store.v1.ObjectRequest\x1a .strata.store.v1.PublicationPage0\x01\x12@\n" +
+	"\x04Note\x12\x1c.strata.store.v1.NoteRequest\x1a\x1a.strata.store.v1.NoteReply\x12D\n" +
+	"\bSwapNote\x12 .strata.store.v1.SwapNoteRequest\x1a\x16.strata.store.v1.Empty\x12C\n" +
+	"\x05Notes\x12\x1d.strata.store.v1.NotesRequest\x1a\x19.strata.store.v1.NotePage0\x01\x12@\n" +
 	"\x04Jobs\x12\x1c.strata.store.v1.JobsRequest\x1a\x18.strata.store.v1.JobPage0\x01\x12D\n" +
 	"\fStartFlatten\x12\x1e.strata.store.v1.ObjectRequest\x1a\x14.strata.store.v1.Job\x12?\n" +
 	"\bWatchJob\x12\x1b.strata.store.v1.JobRequest\x1a\x14.strata.store.v1.Job0\x01\x12?\n" +
@@ -2112,107 +2587,128 @@ func file_strata_proto_rawDescGZIP() []byte {
 	return file_strata_proto_rawDescData
 }
 
-var file_strata_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_strata_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_strata_proto_goTypes = []any{
 	(*Empty)(nil),                 // 0: strata.store.v1.Empty
 	(*ObjectRequest)(nil),         // 1: strata.store.v1.ObjectRequest
 	(*Policy)(nil),                // 2: strata.store.v1.Policy
-	(*CreateRequest)(nil),         // 3: strata.store.v1.CreateRequest
-	(*SnapshotRequest)(nil),       // 4: strata.store.v1.SnapshotRequest
-	(*LookupRequest)(nil),         // 5: strata.store.v1.LookupRequest
-	(*WalkRequest)(nil),           // 6: strata.store.v1.WalkRequest
-	(*ResizeRequest)(nil),         // 7: strata.store.v1.ResizeRequest
-	(*RevertRequest)(nil),         // 8: strata.store.v1.RevertRequest
-	(*Info)(nil),                  // 9: strata.store.v1.Info
-	(*InfoPage)(nil),              // 10: strata.store.v1.InfoPage
-	(*UsageReply)(nil),            // 11: strata.store.v1.UsageReply
-	(*DiffRequest)(nil),           // 12: strata.store.v1.DiffRequest
-	(*ExtentsRequest)(nil),        // 13: strata.store.v1.ExtentsRequest
-	(*Extent)(nil),                // 14: strata.store.v1.Extent
-	(*ExtentPage)(nil),            // 15: strata.store.v1.ExtentPage
-	(*CheckRequest)(nil),          // 16: strata.store.v1.CheckRequest
-	(*Problem)(nil),               // 17: strata.store.v1.Problem
-	(*ProblemPage)(nil),           // 18: strata.store.v1.ProblemPage
-	(*StatusRequest)(nil),         // 19: strata.store.v1.StatusRequest
-	(*StatusReply)(nil),           // 20: strata.store.v1.StatusReply
-	(*PublishRequest)(nil),        // 21: strata.store.v1.PublishRequest
-	(*UnpublishRequest)(nil),      // 22: strata.store.v1.UnpublishRequest
-	(*Publication)(nil),           // 23: strata.store.v1.Publication
-	(*PublicationPage)(nil),       // 24: strata.store.v1.PublicationPage
-	(*JobsRequest)(nil),           // 25: strata.store.v1.JobsRequest
-	(*JobRequest)(nil),            // 26: strata.store.v1.JobRequest
-	(*Job)(nil),                   // 27: strata.store.v1.Job
-	(*JobPage)(nil),               // 28: strata.store.v1.JobPage
-	(*EndpointsRequest)(nil),      // 29: strata.store.v1.EndpointsRequest
-	(*EndpointsReply)(nil),        // 30: strata.store.v1.EndpointsReply
-	(*timestamppb.Timestamp)(nil), // 31: google.protobuf.Timestamp
+	(*Limits)(nil),                // 3: strata.store.v1.Limits
+	(*CreateRequest)(nil),         // 4: strata.store.v1.CreateRequest
+	(*SnapshotRequest)(nil),       // 5: strata.store.v1.SnapshotRequest
+	(*LookupRequest)(nil),         // 6: strata.store.v1.LookupRequest
+	(*WalkRequest)(nil),           // 7: strata.store.v1.WalkRequest
+	(*ResizeRequest)(nil),         // 8: strata.store.v1.ResizeRequest
+	(*ModifyRequest)(nil),         // 9: strata.store.v1.ModifyRequest
+	(*RevertRequest)(nil),         // 10: strata.store.v1.RevertRequest
+	(*Info)(nil),                  // 11: strata.store.v1.Info
+	(*InfoPage)(nil),              // 12: strata.store.v1.InfoPage
+	(*UsageReply)(nil),            // 13: strata.store.v1.UsageReply
+	(*DiffRequest)(nil),           // 14: strata.store.v1.DiffRequest
+	(*ExtentsRequest)(nil),        // 15: strata.store.v1.ExtentsRequest
+	(*Extent)(nil),                // 16: strata.store.v1.Extent
+	(*ExtentPage)(nil),            // 17: strata.store.v1.ExtentPage
+	(*CheckRequest)(nil),          // 18: strata.store.v1.CheckRequest
+	(*Problem)(nil),               // 19: strata.store.v1.Problem
+	(*ProblemPage)(nil),           // 20: strata.store.v1.ProblemPage
+	(*StatusRequest)(nil),         // 21: strata.store.v1.StatusRequest
+	(*StatusReply)(nil),           // 22: strata.store.v1.StatusReply
+	(*PublishRequest)(nil),        // 23: strata.store.v1.PublishRequest
+	(*UnpublishRequest)(nil),      // 24: strata.store.v1.UnpublishRequest
+	(*Publication)(nil),           // 25: strata.store.v1.Publication
+	(*PublicationPage)(nil),       // 26: strata.store.v1.PublicationPage
+	(*NoteRequest)(nil),           // 27: strata.store.v1.NoteRequest
+	(*NoteReply)(nil),             // 28: strata.store.v1.NoteReply
+	(*SwapNoteRequest)(nil),       // 29: strata.store.v1.SwapNoteRequest
+	(*NotesRequest)(nil),          // 30: strata.store.v1.NotesRequest
+	(*NoteItem)(nil),              // 31: strata.store.v1.NoteItem
+	(*NotePage)(nil),              // 32: strata.store.v1.NotePage
+	(*JobsRequest)(nil),           // 33: strata.store.v1.JobsRequest
+	(*JobRequest)(nil),            // 34: strata.store.v1.JobRequest
+	(*Job)(nil),                   // 35: strata.store.v1.Job
+	(*JobPage)(nil),               // 36: strata.store.v1.JobPage
+	(*EndpointsRequest)(nil),      // 37: strata.store.v1.EndpointsRequest
+	(*EndpointsReply)(nil),        // 38: strata.store.v1.EndpointsReply
+	(*timestamppb.Timestamp)(nil), // 39: google.protobuf.Timestamp
 }
 var file_strata_proto_depIdxs = []int32{
 	2,  // 0: strata.store.v1.CreateRequest.policy:type_name -> strata.store.v1.Policy
-	2,  // 1: strata.store.v1.Info.policy:type_name -> strata.store.v1.Policy
-	31, // 2: strata.store.v1.Info.created:type_name -> google.protobuf.Timestamp
-	9,  // 3: strata.store.v1.InfoPage.items:type_name -> strata.store.v1.Info
-	14, // 4: strata.store.v1.ExtentPage.items:type_name -> strata.store.v1.Extent
-	17, // 5: strata.store.v1.ProblemPage.items:type_name -> strata.store.v1.Problem
-	27, // 6: strata.store.v1.StatusReply.jobs:type_name -> strata.store.v1.Job
-	17, // 7: strata.store.v1.StatusReply.faulty:type_name -> strata.store.v1.Problem
-	23, // 8: strata.store.v1.PublicationPage.items:type_name -> strata.store.v1.Publication
-	27, // 9: strata.store.v1.JobPage.items:type_name -> strata.store.v1.Job
-	3,  // 10: strata.store.v1.Store.Create:input_type -> strata.store.v1.CreateRequest
-	4,  // 11: strata.store.v1.Store.Snapshot:input_type -> strata.store.v1.SnapshotRequest
-	1,  // 12: strata.store.v1.Store.Stat:input_type -> strata.store.v1.ObjectRequest
-	5,  // 13: strata.store.v1.Store.Lookup:input_type -> strata.store.v1.LookupRequest
-	6,  // 14: strata.store.v1.Store.Walk:input_type -> strata.store.v1.WalkRequest
-	7,  // 15: strata.store.v1.Store.Resize:input_type -> strata.store.v1.ResizeRequest
-	1,  // 16: strata.store.v1.Store.Flatten:input_type -> strata.store.v1.ObjectRequest
-	1,  // 17: strata.store.v1.Store.Remove:input_type -> strata.store.v1.ObjectRequest
-	8,  // 18: strata.store.v1.Store.Revert:input_type -> strata.store.v1.RevertRequest
-	1,  // 19: strata.store.v1.Store.Usage:input_type -> strata.store.v1.ObjectRequest
-	12, // 20: strata.store.v1.Store.Diff:input_type -> strata.store.v1.DiffRequest
-	13, // 21: strata.store.v1.Store.Extents:input_type -> strata.store.v1.ExtentsRequest
-	1,  // 22: strata.store.v1.Store.Children:input_type -> strata.store.v1.ObjectRequest
-	16, // 23: strata.store.v1.Store.Check:input_type -> strata.store.v1.CheckRequest
-	19, // 24: strata.store.v1.Store.Status:input_type -> strata.store.v1.StatusRequest
-	21, // 25: strata.store.v1.Store.Publish:input_type -> strata.store.v1.PublishRequest
-	22, // 26: strata.store.v1.Store.Unpublish:input_type -> strata.store.v1.UnpublishRequest
-	1,  // 27: strata.store.v1.Store.Publications:input_type -> strata.store.v1.ObjectRequest
-	25, // 28: strata.store.v1.Store.Jobs:input_type -> strata.store.v1.JobsRequest
-	1,  // 29: strata.store.v1.Store.StartFlatten:input_type -> strata.store.v1.ObjectRequest
-	26, // 30: strata.store.v1.Store.WatchJob:input_type -> strata.store.v1.JobRequest
-	26, // 31: strata.store.v1.Store.PauseJob:input_type -> strata.store.v1.JobRequest
-	26, // 32: strata.store.v1.Store.ResumeJob:input_type -> strata.store.v1.JobRequest
-	26, // 33: strata.store.v1.Store.CancelJob:input_type -> strata.store.v1.JobRequest
-	29, // 34: strata.store.v1.Store.Endpoints:input_type -> strata.store.v1.EndpointsRequest
-	9,  // 35: strata.store.v1.Store.Create:output_type -> strata.store.v1.Info
-	9,  // 36: strata.store.v1.Store.Snapshot:output_type -> strata.store.v1.Info
-	9,  // 37: strata.store.v1.Store.Stat:output_type -> strata.store.v1.Info
-	9,  // 38: strata.store.v1.Store.Lookup:output_type -> strata.store.v1.Info
-	10, // 39: strata.store.v1.Store.Walk:output_type -> strata.store.v1.InfoPage
-	9,  // 40: strata.store.v1.Store.Resize:output_type -> strata.store.v1.Info
-	27, // 41: strata.store.v1.Store.Flatten:output_type -> strata.store.v1.Job
-	0,  // 42: strata.store.v1.Store.Remove:output_type -> strata.store.v1.Empty
-	0,  // 43: strata.store.v1.Store.Revert:output_type -> strata.store.v1.Empty
-	11, // 44: strata.store.v1.Store.Usage:output_type -> strata.store.v1.UsageReply
-	15, // 45: strata.store.v1.Store.Diff:output_type -> strata.store.v1.ExtentPage
-	15, // 46: strata.store.v1.Store.Extents:output_type -> strata.store.v1.ExtentPage
-	10, // 47: strata.store.v1.Store.Children:output_type -> strata.store.v1.InfoPage
-	18, // 48: strata.store.v1.Store.Check:output_type -> strata.store.v1.ProblemPage
-	20, // 49: strata.store.v1.Store.Status:output_type -> strata.store.v1.StatusReply
-	23, // 50: strata.store.v1.Store.Publish:output_type -> strata.store.v1.Publication
-	0,  // 51: strata.store.v1.Store.Unpublish:output_type -> strata.store.v1.Empty
-	24, // 52: strata.store.v1.Store.Publications:output_type -> strata.store.v1.PublicationPage
-	28, // 53: strata.store.v1.Store.Jobs:output_type -> strata.store.v1.JobPage
-	27, // 54: strata.store.v1.Store.StartFlatten:output_type -> strata.store.v1.Job
-	27, // 55: strata.store.v1.Store.WatchJob:output_type -> strata.store.v1.Job
-	0,  // 56: strata.store.v1.Store.PauseJob:output_type -> strata.store.v1.Empty
-	0,  // 57: strata.store.v1.Store.ResumeJob:output_type -> strata.store.v1.Empty
-	0,  // 58: strata.store.v1.Store.CancelJob:output_type -> strata.store.v1.Empty
-	30, // 59: strata.store.v1.Store.Endpoints:output_type -> strata.store.v1.EndpointsReply
-	35, // [35:60] is the sub-list for method output_type
-	10, // [10:35] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	3,  // 1: strata.store.v1.CreateRequest.limits:type_name -> strata.store.v1.Limits
+	2,  // 2: strata.store.v1.ModifyRequest.policy:type_name -> strata.store.v1.Policy
+	3,  // 3: strata.store.v1.ModifyRequest.limits:type_name -> strata.store.v1.Limits
+	2,  // 4: strata.store.v1.Info.policy:type_name -> strata.store.v1.Policy
+	39, // 5: strata.store.v1.Info.created:type_name -> google.protobuf.Timestamp
+	3,  // 6: strata.store.v1.Info.limits:type_name -> strata.store.v1.Limits
+	11, // 7: strata.store.v1.InfoPage.items:type_name -> strata.store.v1.Info
+	16, // 8: strata.store.v1.ExtentPage.items:type_name -> strata.store.v1.Extent
+	19, // 9: strata.store.v1.ProblemPage.items:type_name -> strata.store.v1.Problem
+	35, // 10: strata.store.v1.StatusReply.jobs:type_name -> strata.store.v1.Job
+	19, // 11: strata.store.v1.StatusReply.faulty:type_name -> strata.store.v1.Problem
+	25, // 12: strata.store.v1.PublicationPage.items:type_name -> strata.store.v1.Publication
+	31, // 13: strata.store.v1.NotePage.items:type_name -> strata.store.v1.NoteItem
+	35, // 14: strata.store.v1.JobPage.items:type_name -> strata.store.v1.Job
+	4,  // 15: strata.store.v1.Store.Create:input_type -> strata.store.v1.CreateRequest
+	5,  // 16: strata.store.v1.Store.Snapshot:input_type -> strata.store.v1.SnapshotRequest
+	1,  // 17: strata.store.v1.Store.Stat:input_type -> strata.store.v1.ObjectRequest
+	6,  // 18: strata.store.v1.Store.Lookup:input_type -> strata.store.v1.LookupRequest
+	7,  // 19: strata.store.v1.Store.Walk:input_type -> strata.store.v1.WalkRequest
+	8,  // 20: strata.store.v1.Store.Resize:input_type -> strata.store.v1.ResizeRequest
+	9,  // 21: strata.store.v1.Store.Modify:input_type -> strata.store.v1.ModifyRequest
+	1,  // 22: strata.store.v1.Store.Flatten:input_type -> strata.store.v1.ObjectRequest
+	1,  // 23: strata.store.v1.Store.Remove:input_type -> strata.store.v1.ObjectRequest
+	10, // 24: strata.store.v1.Store.Revert:input_type -> strata.store.v1.RevertRequest
+	1,  // 25: strata.store.v1.Store.Usage:input_type -> strata.store.v1.ObjectRequest
+	14, // 26: strata.store.v1.Store.Diff:input_type -> strata.store.v1.DiffRequest
+	15, // 27: strata.store.v1.Store.Extents:input_type -> strata.store.v1.ExtentsRequest
+	1,  // 28: strata.store.v1.Store.Children:input_type -> strata.store.v1.ObjectRequest
+	18, // 29: strata.store.v1.Store.Check:input_type -> strata.store.v1.CheckRequest
+	21, // 30: strata.store.v1.Store.Status:input_type -> strata.store.v1.StatusRequest
+	23, // 31: strata.store.v1.Store.Publish:input_type -> strata.store.v1.PublishRequest
+	24, // 32: strata.store.v1.Store.Unpublish:input_type -> strata.store.v1.UnpublishRequest
+	1,  // 33: strata.store.v1.Store.Publications:input_type -> strata.store.v1.ObjectRequest
+	27, // 34: strata.store.v1.Store.Note:input_type -> strata.store.v1.NoteRequest
+	29, // 35: strata.store.v1.Store.SwapNote:input_type -> strata.store.v1.SwapNoteRequest
+	30, // 36: strata.store.v1.Store.Notes:input_type -> strata.store.v1.NotesRequest
+	33, // 37: strata.store.v1.Store.Jobs:input_type -> strata.store.v1.JobsRequest
+	1,  // 38: strata.store.v1.Store.StartFlatten:input_type -> strata.store.v1.ObjectRequest
+	34, // 39: strata.store.v1.Store.WatchJob:input_type -> strata.store.v1.JobRequest
+	34, // 40: strata.store.v1.Store.PauseJob:input_type -> strata.store.v1.JobRequest
+	34, // 41: strata.store.v1.Store.ResumeJob:input_type -> strata.store.v1.JobRequest
+	34, // 42: strata.store.v1.Store.CancelJob:input_type -> strata.store.v1.JobRequest
+	37, // 43: strata.store.v1.Store.Endpoints:input_type -> strata.store.v1.EndpointsRequest
+	11, // 44: strata.store.v1.Store.Create:output_type -> strata.store.v1.Info
+	11, // 45: strata.store.v1.Store.Snapshot:output_type -> strata.store.v1.Info
+	11, // 46: strata.store.v1.Store.Stat:output_type -> strata.store.v1.Info
+	11, // 47: strata.store.v1.Store.Lookup:output_type -> strata.store.v1.Info
+	12, // 48: strata.store.v1.Store.Walk:output_type -> strata.store.v1.InfoPage
+	11, // 49: strata.store.v1.Store.Resize:output_type -> strata.store.v1.Info
+	11, // 50: strata.store.v1.Store.Modify:output_type -> strata.store.v1.Info
+	35, // 51: strata.store.v1.Store.Flatten:output_type -> strata.store.v1.Job
+	0,  // 52: strata.store.v1.Store.Remove:output_type -> strata.store.v1.Empty
+	0,  // 53: strata.store.v1.Store.Revert:output_type -> strata.store.v1.Empty
+	13, // 54: strata.store.v1.Store.Usage:output_type -> strata.store.v1.UsageReply
+	17, // 55: strata.store.v1.Store.Diff:output_type -> strata.store.v1.ExtentPage
+	17, // 56: strata.store.v1.Store.Extents:output_type -> strata.store.v1.ExtentPage
+	12, // 57: strata.store.v1.Store.Children:output_type -> strata.store.v1.InfoPage
+	20, // 58: strata.store.v1.Store.Check:output_type -> strata.store.v1.ProblemPage
+	22, // 59: strata.store.v1.Store.Status:output_type -> strata.store.v1.StatusReply
+	25, // 60: strata.store.v1.Store.Publish:output_type -> strata.store.v1.Publication
+	0,  // 61: strata.store.v1.Store.Unpublish:output_type -> strata.store.v1.Empty
+	26, // 62: strata.store.v1.Store.Publications:output_type -> strata.store.v1.PublicationPage
+	28, // 63: strata.store.v1.Store.Note:output_type -> strata.store.v1.NoteReply
+	0,  // 64: strata.store.v1.Store.SwapNote:output_type -> strata.store.v1.Empty
+	32, // 65: strata.store.v1.Store.Notes:output_type -> strata.store.v1.NotePage
+	36, // 66: strata.store.v1.Store.Jobs:output_type -> strata.store.v1.JobPage
+	35, // 67: strata.store.v1.Store.StartFlatten:output_type -> strata.store.v1.Job
+	35, // 68: strata.store.v1.Store.WatchJob:output_type -> strata.store.v1.Job
+	0,  // 69: strata.store.v1.Store.PauseJob:output_type -> strata.store.v1.Empty
+	0,  // 70: strata.store.v1.Store.ResumeJob:output_type -> strata.store.v1.Empty
+	0,  // 71: strata.store.v1.Store.CancelJob:output_type -> strata.store.v1.Empty
+	38, // 72: strata.store.v1.Store.Endpoints:output_type -> strata.store.v1.EndpointsReply
+	44, // [44:73] is the sub-list for method output_type
+	15, // [15:44] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_strata_proto_init() }
@@ -2220,13 +2716,14 @@ func file_strata_proto_init() {
 	if File_strata_proto != nil {
 		return
 	}
+	file_strata_proto_msgTypes[9].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_strata_proto_rawDesc), len(file_strata_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   31,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

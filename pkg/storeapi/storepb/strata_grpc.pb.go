@@ -32,6 +32,7 @@ const (
 	Store_Lookup_FullMethodName       = "/strata.store.v1.Store/Lookup"
 	Store_Walk_FullMethodName         = "/strata.store.v1.Store/Walk"
 	Store_Resize_FullMethodName       = "/strata.store.v1.Store/Resize"
+	Store_Modify_FullMethodName       = "/strata.store.v1.Store/Modify"
 	Store_Flatten_FullMethodName      = "/strata.store.v1.Store/Flatten"
 	Store_Remove_FullMethodName       = "/strata.store.v1.Store/Remove"
 	Store_Revert_FullMethodName       = "/strata.store.v1.Store/Revert"
@@ -44,6 +45,9 @@ const (
 	Store_Publish_FullMethodName      = "/strata.store.v1.Store/Publish"
 	Store_Unpublish_FullMethodName    = "/strata.store.v1.Store/Unpublish"
 	Store_Publications_FullMethodName = "/strata.store.v1.Store/Publications"
+	Store_Note_FullMethodName         = "/strata.store.v1.Store/Note"
+	Store_SwapNote_FullMethodName     = "/strata.store.v1.Store/SwapNote"
+	Store_Notes_FullMethodName        = "/strata.store.v1.Store/Notes"
 	Store_Jobs_FullMethodName         = "/strata.store.v1.Store/Jobs"
 	Store_StartFlatten_FullMethodName = "/strata.store.v1.Store/StartFlatten"
 	Store_WatchJob_FullMethodName     = "/strata.store.v1.Store/WatchJob"
@@ -67,6 +71,8 @@ type StoreClient interface {
 	// Walk is one moment of the store, in pages of bounded size.
 	Walk(ctx context.Context, in *WalkRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[InfoPage], error)
 	Resize(ctx context.Context, in *ResizeRequest, opts ...grpc.CallOption) (*Info, error)
+	// Modify applies all that is set, or nothing.
+	Modify(ctx context.Context, in *ModifyRequest, opts ...grpc.CallOption) (*Info, error)
 	// Flatten streams progress and ends when the clone link is cut. When the caller
 	// goes away, the job goes on.
 	Flatten(ctx context.Context, in *ObjectRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Job], error)
@@ -84,6 +90,11 @@ type StoreClient interface {
 	Publish(ctx context.Context, in *PublishRequest, opts ...grpc.CallOption) (*Publication, error)
 	Unpublish(ctx context.Context, in *UnpublishRequest, opts ...grpc.CallOption) (*Empty, error)
 	Publications(ctx context.Context, in *ObjectRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PublicationPage], error)
+	// Notes of the store's users.
+	Note(ctx context.Context, in *NoteRequest, opts ...grpc.CallOption) (*NoteReply, error)
+	SwapNote(ctx context.Context, in *SwapNoteRequest, opts ...grpc.CallOption) (*Empty, error)
+	// Notes is one moment of the store, in pages of bounded size.
+	Notes(ctx context.Context, in *NotesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[NotePage], error)
 	// Background work.
 	Jobs(ctx context.Context, in *JobsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[JobPage], error)
 	StartFlatten(ctx context.Context, in *ObjectRequest, opts ...grpc.CallOption) (*Job, error)
@@ -167,6 +178,16 @@ func (c *storeClient) Resize(ctx context.Context, in *ResizeRequest, opts ...grp
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Info)
 	err := c.cc.Invoke(ctx, Store_Resize_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *storeClient) Modify(ctx context.Context, in *ModifyRequest, opts ...grpc.CallOption) (*Info, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Info)
+	err := c.cc.Invoke(ctx, Store_Modify_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -347,9 +368,48 @@ func (c *storeClient) Publications(ctx context.Context, in *ObjectRequest, opts 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Store_PublicationsClient = grpc.ServerStreamingClient[PublicationPage]
 
+func (c *storeClient) Note(ctx context.Context, in *NoteRequest, opts ...grpc.CallOption) (*NoteReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(NoteReply)
+	err := c.cc.Invoke(ctx, Store_Note_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *storeClient) SwapNote(ctx context.Context, in *SwapNoteRequest, opts ...grpc.CallOption) (*Empty, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Empty)
+	err := c.cc.Invoke(ctx, Store_SwapNote_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *storeClient) Notes(ctx context.Context, in *NotesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[NotePage], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Store_ServiceDesc.Streams[7], Store_Notes_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[NotesRequest, NotePage]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Store_NotesClient = grpc.ServerStreamingClient[NotePage]
+
 func (c *storeClient) Jobs(ctx context.Context, in *JobsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[JobPage], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Store_ServiceDesc.Streams[7], Store_Jobs_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Store_ServiceDesc.Streams[8], Store_Jobs_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -378,7 +438,7 @@ func (c *storeClient) StartFlatten(ctx context.Context, in *ObjectRequest, opts 
 
 func (c *storeClient) WatchJob(ctx context.Context, in *JobRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Job], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Store_ServiceDesc.Streams[8], Store_WatchJob_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Store_ServiceDesc.Streams[9], Store_WatchJob_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -449,6 +509,8 @@ type StoreServer interface {
 	// Walk is one moment of the store, in pages of bounded size.
 	Walk(*WalkRequest, grpc.ServerStreamingServer[InfoPage]) error
 	Resize(context.Context, *ResizeRequest) (*Info, error)
+	// Modify applies all that is set, or nothing.
+	Modify(context.Context, *ModifyRequest) (*Info, error)
 	// Flatten streams progress and ends when the clone link is cut. When the caller
 	// goes away, the job goes on.
 	Flatten(*ObjectRequest, grpc.ServerStreamingServer[Job]) error
@@ -466,6 +528,11 @@ type StoreServer interface {
 	Publish(context.Context, *PublishRequest) (*Publication, error)
 	Unpublish(context.Context, *UnpublishRequest) (*Empty, error)
 	Publications(*ObjectRequest, grpc.ServerStreamingServer[PublicationPage]) error
+	// Notes of the store's users.
+	Note(context.Context, *NoteRequest) (*NoteReply, error)
+	SwapNote(context.Context, *SwapNoteRequest) (*Empty, error)
+	// Notes is one moment of the store, in pages of bounded size.
+	Notes(*NotesRequest, grpc.ServerStreamingServer[NotePage]) error
 	// Background work.
 	Jobs(*JobsRequest, grpc.ServerStreamingServer[JobPage]) error
 	StartFlatten(context.Context, *ObjectRequest) (*Job, error)
@@ -504,6 +571,9 @@ func (UnimplementedStoreServer) Walk(*WalkRequest, grpc.ServerStreamingServer[In
 func (UnimplementedStoreServer) Resize(context.Context, *ResizeRequest) (*Info, error) {
 	return nil, status.Error(codes.Unimplemented, "method Resize not implemented")
 }
+func (UnimplementedStoreServer) Modify(context.Context, *ModifyRequest) (*Info, error) {
+	return nil, status.Error(codes.Unimplemented, "method Modify not implemented")
+}
 func (UnimplementedStoreServer) Flatten(*ObjectRequest, grpc.ServerStreamingServer[Job]) error {
 	return status.Error(codes.Unimplemented, "method Flatten not implemented")
 }
@@ -539,6 +609,15 @@ func (UnimplementedStoreServer) Unpublish(context.Context, *UnpublishRequest) (*
 }
 func (UnimplementedStoreServer) Publications(*ObjectRequest, grpc.ServerStreamingServer[PublicationPage]) error {
 	return status.Error(codes.Unimplemented, "method Publications not implemented")
+}
+func (UnimplementedStoreServer) Note(context.Context, *NoteRequest) (*NoteReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Note not implemented")
+}
+func (UnimplementedStoreServer) SwapNote(context.Context, *SwapNoteRequest) (*Empty, error) {
+	return nil, status.Error(codes.Unimplemented, "method SwapNote not implemented")
+}
+func (UnimplementedStoreServer) Notes(*NotesRequest, grpc.ServerStreamingServer[NotePage]) error {
+	return status.Error(codes.Unimplemented, "method Notes not implemented")
 }
 func (UnimplementedStoreServer) Jobs(*JobsRequest, grpc.ServerStreamingServer[JobPage]) error {
 	return status.Error(codes.Unimplemented, "method Jobs not implemented")
@@ -679,6 +758,24 @@ func _Store_Resize_Handler(srv interface{}, ctx context.Context, dec func(interf
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(StoreServer).Resize(ctx, req.(*ResizeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Store_Modify_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ModifyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StoreServer).Modify(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Store_Modify_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StoreServer).Modify(ctx, req.(*ModifyRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -857,6 +954,53 @@ func _Store_Publications_Handler(srv interface{}, stream grpc.ServerStream) erro
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Store_PublicationsServer = grpc.ServerStreamingServer[PublicationPage]
 
+func _Store_Note_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(NoteRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StoreServer).Note(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Store_Note_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StoreServer).Note(ctx, req.(*NoteRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Store_SwapNote_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SwapNoteRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StoreServer).SwapNote(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Store_SwapNote_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StoreServer).SwapNote(ctx, req.(*SwapNoteRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Store_Notes_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(NotesRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(StoreServer).Notes(m, &grpc.GenericServerStream[NotesRequest, NotePage]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Store_NotesServer = grpc.ServerStreamingServer[NotePage]
+
 func _Store_Jobs_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(JobsRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -997,6 +1141,10 @@ var Store_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Store_Resize_Handler,
 		},
 		{
+			MethodName: "Modify",
+			Handler:    _Store_Modify_Handler,
+		},
+		{
 			MethodName: "Remove",
 			Handler:    _Store_Remove_Handler,
 		},
@@ -1019,6 +1167,14 @@ var Store_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Unpublish",
 			Handler:    _Store_Unpublish_Handler,
+		},
+		{
+			MethodName: "Note",
+			Handler:    _Store_Note_Handler,
+		},
+		{
+			MethodName: "SwapNote",
+			Handler:    _Store_SwapNote_Handler,
 		},
 		{
 			MethodName: "StartFlatten",
@@ -1075,6 +1231,11 @@ var Store_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Publications",
 			Handler:       _Store_Publications_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Notes",
+			Handler:       _Store_Notes_Handler,
 			ServerStreams: true,
 		},
 		{

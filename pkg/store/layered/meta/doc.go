@@ -9,10 +9,14 @@
 //   - root of an image: its bottom own layer. The root's parent, if any, belongs to
 //     another image: that edge is the clone link.
 //   - tombstone: the row of a removed image of which a layer is still needed.
+//   - scratch: an image that is the private head of a publication. It has no place
+//     among the names and is not counted.
 //   - intent: a multi-step change that start-up must finish or undo.
 //   - reservation: layer ids handed out before the transaction that binds them, so
 //     that files can be made outside of transactions and orphans found by id.
 //   - mark: a small durable value of the engine under a key of its choice.
+//   - note: a mark of the store's users. Its key begins with "note/", which no mark of
+//     the engine does.
 //
 // # Invariants
 //
@@ -41,8 +45,8 @@
 //	format      "uuid"                     row, text
 //	state       "next" "reserved"          row, u64: next layer id, start of the reservation
 //	images      image id                   row, JSON of Image
-//	names       image name                 image id; live images only
-//	removed     image id                   empty; tombstones only
+//	names       image name                 image id; live images only, no scratch
+//	removed     image id                   empty; tombstones and scratch only
 //	roots       image id                   u64: the image's root layer
 //	snapshots   snapshot id                row, JSON of Snapshot
 //	snapnames   u16 n, n bytes image id, snapshot name   snapshot id
@@ -53,7 +57,7 @@
 //	intents     u64 id                     row, JSON of Intent
 //	pubs        u16 n, n bytes object id, node           row, JSON of Publication
 //	jobs        job id                     row, opaque
-//	marks       key                        row, opaque
+//	marks       key                        row, opaque; a note under "note/" and its key
 //
 // The bucket sequence of names, snapshots and layers counts their entries; that of
 // intents is the last id given. A row is a CRC-32C (u32) of key and content, then

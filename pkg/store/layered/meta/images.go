@@ -42,7 +42,8 @@ func (t *Tx) ImageByName(name string) (Image, error) {
 	return img, err
 }
 
-// PutImage writes an image and binds its name; a removed image gives its name up.
+// PutImage writes an image and binds its name; a removed image gives its name up, and
+// a scratch one never has it.
 // store.ErrConflict if another live image has the name.
 func (t *Tx) PutImage(img Image) error {
 	if err := checkKey("image id", string(img.ID)); err != nil {
@@ -55,17 +56,17 @@ func (t *Tx) PutImage(img Image) error {
 	if err != nil {
 		return err
 	}
-	if !img.Removed && (!had || old.Removed || old.Name != img.Name) {
+	if img.named() && (!had || !old.named() || old.Name != img.Name) {
 		if err := t.bindName(img.Name, img.ID); err != nil {
 			return err
 		}
 	}
-	if had && !old.Removed && (img.Removed || old.Name != img.Name) {
+	if had && old.named() && (!img.named() || old.Name != img.Name) {
 		if err := t.unbindName(old.Name); err != nil {
 			return err
 		}
 	}
-	if err := t.putTombstone(img.ID, img.Removed, had && old.Removed); err != nil {
+	if err := t.putUnnamed(img.ID, !img.named(), had && !old.named()); err != nil {
 		return err
 	}
 	if !had || old.Root != img.Root {
@@ -99,7 +100,7 @@ func (t *Tx) unbindName(name string) error {
 	return err
 }
 
-func (t *Tx) putTombstone(id store.ID, now, before bool) error {
+func (t *Tx) putUnnamed(id store.ID, now, before bool) error {
 	switch {
 	case now && !before:
 		return t.put(bRemoved, []byte(id), []byte{})
@@ -125,12 +126,12 @@ func (t *Tx) DeleteImage(id store.ID) error {
 			return fmt.Errorf("delete image %s from the catalogue: it has entries in %s: %w", id, b, store.ErrInUse)
 		}
 	}
-	if !img.Removed {
+	if img.named() {
 		if err := t.unbindName(img.Name); err != nil {
 			return err
 		}
 	}
-	if err := t.putTombstone(id, false, img.Removed); err != nil {
+	if err := t.putUnnamed(id, false, !img.named()); err != nil {
 		return err
 	}
 	if err := t.del(bRoots, []byte(id)); err != nil {
@@ -149,7 +150,7 @@ func (t *Tx) anyBelow(b bucket, prefix []byte) (found bool, err error) {
 }
 
 // WalkImages calls fn for every image: the live ones in the order of names, then
-// the removed ones in the order of ids. fn may change the catalogue; images that it
+// the removed and the scratch ones in the order of ids. fn may change the catalogue; images that it
 // deletes are not visited. An error of fn ends the walk and is returned.
 func (t *Tx) WalkImages(fn func(Image) error) error {
 	var ids []store.ID
@@ -180,7 +181,7 @@ func (t *Tx) WalkImages(fn func(Image) error) error {
 	return nil
 }
 
-// Counts tells how many images (live), named snapshots and layers there are, in O(1).
+// Counts tells how many images (live, not scratch), named snapshots and layers there are, in O(1).
 func (t *Tx) Counts() (images, snapshots, layers int, err error) {
 	var n [3]uint64
 	for i, b := range []bucket{bNames, bSnapshots, bLayers} {

@@ -115,8 +115,7 @@ func (t *Tx) Publications(id store.ID) ([]Publication, error) {
 	}
 	var out []Publication
 	err := t.scanRows(bPubs, prefix, func(k, content []byte) error {
-		var p Publication
-		err := decodeJSON(bPubs, k, content, &p)
+		p, err := decodePublication(k, content)
 		out = append(out, p)
 		return err
 	})
@@ -170,6 +169,30 @@ func (t *Tx) PutMark(key string, value []byte) error {
 		return t.del(bMarks, []byte(key))
 	}
 	return t.putRow(bMarks, []byte(key), value)
+}
+
+// notePrefix keeps the notes of a store's users apart from the engine's own marks.
+const notePrefix = "note/"
+
+// Note reads the note under key; ok tells whether there is one.
+func (t *Tx) Note(key string) (value string, ok bool, err error) {
+	content, err := t.Mark(notePrefix + key)
+	return string(content), content != nil, err
+}
+
+// PutNote writes a note; "" forgets it.
+func (t *Tx) PutNote(key, value string) error {
+	if value == "" {
+		return t.PutMark(notePrefix+key, nil)
+	}
+	return t.PutMark(notePrefix+key, []byte(value))
+}
+
+// Notes calls fn for the notes below prefix in the order of keys.
+func (t *Tx) Notes(prefix string, fn func(key, value string) error) error {
+	return t.scanRows(bMarks, []byte(notePrefix+prefix), func(k, content []byte) error {
+		return fn(string(k[len(notePrefix):]), string(content))
+	})
 }
 
 // scanRows is scan with each row's checksum verified.

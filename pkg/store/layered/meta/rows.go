@@ -16,12 +16,14 @@ type LayerID uint64
 // Image is the row of an image.
 type Image struct {
 	ID store.ID `json:"id"`
-	// Name is bound only while the image is not removed; a tombstone keeps it for
-	// display.
+	// Name is bound only while the image is not removed and not Scratch; others keep
+	// it for display.
 	Name      string       `json:"name"`
 	Created   time.Time    `json:"created"`
 	BlockSize int          `json:"blockSize"`
 	Policy    store.Policy `json:"policy"`
+	Limits    store.Limits `json:"limits,omitzero"`
+	Format    store.Format `json:"format,omitempty"`
 	Digest    string       `json:"digest,omitempty"`
 	// Origin is the snapshot or image it was cloned from, "" for none.
 	Origin store.ID `json:"origin,omitempty"`
@@ -34,6 +36,9 @@ type Image struct {
 	Root LayerID `json:"root,omitempty"`
 	// Removed makes the row a tombstone.
 	Removed bool `json:"removed,omitempty"`
+	// Scratch makes it the private head of a publication of Origin, whose Target it is.
+	// It comes and goes with the publication.
+	Scratch bool `json:"scratch,omitempty"`
 	// Poison is why the image is read-only for ever, "" if it is not.
 	Poison string `json:"poison,omitempty"`
 	// Epoch is the last publication epoch handed out.
@@ -52,7 +57,12 @@ type Snapshot struct {
 	Overlap int64     `json:"overlap,omitempty"`
 	Created time.Time `json:"created"`
 	Digest  string    `json:"digest,omitempty"`
+	// Format is the image's at the time of the snapshot.
+	Format store.Format `json:"format,omitempty"`
 }
+
+// named tells whether the image's name is bound.
+func (i Image) named() bool { return !i.Removed && !i.Scratch }
 
 // Layer is the row of a layer.
 type Layer struct {
@@ -77,6 +87,23 @@ type Layer struct {
 
 // Publication is the row of a publication, keyed by object and node.
 type Publication struct{ store.Publication }
+
+// decodePublication reads a row, also one from before there were kinds of access.
+func decodePublication(key, content []byte) (Publication, error) {
+	var row struct {
+		store.Publication
+		ReadOnly bool `json:"readOnly"`
+	}
+	err := decodeJSON(bPubs, key, content, &row)
+	p := row.Publication
+	if p.Access == "" {
+		p.Access, p.Target = store.AccessWrite, p.ID
+		if row.ReadOnly {
+			p.Access = store.AccessRead
+		}
+	}
+	return Publication{p}, err
+}
 
 // Intent is a change in several steps; start-up finishes or undoes it.
 type Intent struct {

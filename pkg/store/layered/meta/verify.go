@@ -13,7 +13,7 @@ import (
 // result means that all rows are whole, every reference leads to a row, and every
 // index says what the rows say.
 func (t *Tx) Verify() []store.Problem {
-	v := &verifier{t: t, images: map[store.ID]Image{}, snapshots: map[store.ID]Snapshot{}, layers: map[LayerID]Layer{}}
+	v := &verifier{t: t, images: map[store.ID]Image{}, snapshots: map[store.ID]Snapshot{}, layers: map[LayerID]Layer{}, scratch: map[store.ID]bool{}}
 	v.load()
 	v.checkImages()
 	v.checkSnapshots()
@@ -30,6 +30,7 @@ type verifier struct {
 	images    map[store.ID]Image
 	snapshots map[store.ID]Snapshot
 	layers    map[LayerID]Layer
+	scratch   map[store.ID]bool // private heads of which no publication was seen
 	found     []store.Problem
 }
 
@@ -107,6 +108,9 @@ func (v *verifier) checkImages() {
 		}
 		v.checkHead(name, img)
 		v.checkRoot(name, img)
+		if img.Scratch && !img.Removed {
+			v.scratch[id] = true
+		}
 		if img.Removed && !owned[id] {
 			v.harmless(name, "is removed and no layer of it is left")
 		}

@@ -2,6 +2,8 @@ package meta
 
 import (
 	"fmt"
+
+	"github.com/strata-csi/strata/pkg/store"
 )
 
 // checkIndexes builds every index anew from the rows and compares.
@@ -12,7 +14,7 @@ func (v *verifier) checkIndexes() {
 	}
 	for _, id := range sorted(v.images) {
 		img := v.images[id]
-		if img.Removed {
+		if !img.named() {
 			want[bRemoved][string(id)] = ""
 		} else {
 			if other, taken := want[bNames][img.Name]; taken {
@@ -66,7 +68,7 @@ func (v *verifier) checkCounts() {
 	v.try("catalogue", err)
 	live := 0
 	for _, img := range v.images {
-		if !img.Removed {
+		if img.named() {
 			live++
 		}
 	}
@@ -78,8 +80,8 @@ func (v *verifier) checkCounts() {
 
 func (v *verifier) checkPublications() {
 	v.eachRow(bPubs, func(k, content []byte) error {
-		var p Publication
-		if err := decodeJSON(bPubs, k, content, &p); err != nil {
+		p, err := decodePublication(k, content)
+		if err != nil {
 			return err
 		}
 		id, node, err := splitScoped(k)
@@ -104,8 +106,24 @@ func (v *verifier) checkPublications() {
 		if isImage && p.Epoch > img.Epoch {
 			v.damage(name, "epoch %d was never handed out, the last was %d", p.Epoch, img.Epoch)
 		}
+		v.checkTarget(name, p)
 		return nil
 	})
+	for _, id := range sorted(v.scratch) {
+		v.damage("image "+string(id), "is the private head of no publication")
+	}
+}
+
+// checkTarget requires that a publication leads to what it gives.
+func (v *verifier) checkTarget(name string, p Publication) {
+	head := v.images[p.Target]
+	switch {
+	case p.Access != store.AccessScratch && p.Target != p.ID:
+		v.damage(name, "gives %s", p.Target)
+	case p.Access == store.AccessScratch && (!head.Scratch || head.Removed || head.Origin != p.ID):
+		v.damage(name, "its private head %s is not there or not its own", p.Target)
+	}
+	delete(v.scratch, p.Target)
 }
 
 func (v *verifier) checkIntents() {
