@@ -22,7 +22,7 @@ func TestClientRoundTrips(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.serve(tcp)
-	viaTCP, err := Dial(context.Background(), "nbd://"+tcp.Addr().String()+"/disk")
+	viaTCP, err := r.dialer().Dial(context.Background(), "nbd://"+tcp.Addr().String()+"/disk")
 	if err != nil {
 		t.Fatal(err)
 	}

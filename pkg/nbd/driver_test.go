@@ -186,7 +186,7 @@ func TestHalfOpenHandshakes(t *testing.T) {
 		}
 		conns = append(conns, nc)
 		if i%100 == 0 {
-			c, err := Dial(context.Background(), r.uri())
+			c, err := r.dialer().Dial(context.Background(), r.uri())
 			if err != nil {
 				t.Fatalf("an honest client after %d half-open ones: %v", i, err)
 			}
@@ -218,13 +218,13 @@ func TestTooManyConnections(t *testing.T) {
 	r := newRig(t, testSize, Config{MaxConns: 2})
 	a := r.dial()
 	r.dial()
-	_, err := Dial(context.Background(), r.uri())
+	_, err := r.dialer().Dial(context.Background(), r.uri())
 	if err == nil || !strings.Contains(err.Error(), "limit of 2 connections") {
 		t.Errorf("the third client gets %v", err)
 	}
 	a.Close()
 	for {
-		c, err := Dial(context.Background(), r.uri())
+		c, err := r.dialer().Dial(context.Background(), r.uri())
 		if err == nil {
 			c.Close()
 			break

@@ -2,6 +2,7 @@ package nbd
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -12,6 +13,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/strata-csi/strata/pkg/pki"
 )
 
 // disk is an export in memory for tests. Its hooks run inside the calls.
@@ -252,6 +255,7 @@ type rig struct {
 	b    *backend
 	d    *disk
 	path string
+	pki  string // directory of certificates, if the listener has TLS
 }
 
 func newRig(t testing.TB, size int64, cfg Config) *rig {
@@ -263,14 +267,22 @@ func newRig(t testing.TB, size int64, cfg Config) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if strings.HasPrefix(t.Name(), overTLS) {
+		r.pki = certificates(t)
+	}
 	r.serve(l)
 	return r
 }
 
 // serve adds a listener; the server is closed and checked at the end of the test.
 func (r *rig) serve(l net.Listener) {
+	serve := r.srv.Serve
+	if r.pki != "" {
+		cfg := pki.RoleFiles(r.pki, pki.RoleStore).Server()
+		serve = func(ctx context.Context, l net.Listener) error { return r.srv.ServeTLS(ctx, l, cfg) }
+	}
 	ended := make(chan error, 1)
-	go func() { ended <- r.srv.Serve(context.Background(), l) }()
+	go func() { ended <- serve(context.Background(), l) }()
 	r.t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
@@ -294,13 +306,24 @@ func (r *rig) serve(l net.Listener) {
 }
 
 func (r *rig) uri() string {
-	return Target{Network: "unix", Address: r.path, Export: "disk"}.String()
+	return Target{Network: "unix", Address: r.path, Export: "disk", TLS: r.pki != ""}.String()
 }
+
+// dialer has the certificates that the rig's server wants, if any.
+func (r *rig) dialer() *Dialer {
+	if r.pki == "" {
+		return &Dialer{}
+	}
+	return &Dialer{TLS: r.as(pki.RoleNode)}
+}
+
+// as is the configuration of a client with a role.
+func (r *rig) as(role pki.Role) *tls.Config { return pki.RoleFiles(r.pki, role).Client() }
 
 // dial connects our own client.
 func (r *rig) dial() *Client {
 	r.t.Helper()
-	c, err := Dial(context.Background(), r.uri())
+	c, err := r.dialer().Dial(context.Background(), r.uri())
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -312,6 +335,7 @@ func (r *rig) dial() *Client {
 type wire struct {
 	t testing.TB
 	net.Conn
+	greeted bool
 }
 
 const testPatience = 20 * time.Second
@@ -325,7 +349,24 @@ func (r *rig) raw() *wire {
 	}
 	nc.SetDeadline(time.Now().Add(testPatience))
 	r.t.Cleanup(func() { nc.Close() })
-	return &wire{t: r.t, Conn: nc}
+	w := &wire{t: r.t, Conn: nc}
+	if r.pki != "" {
+		w.secure(r.as(pki.RoleNode))
+	}
+	return w
+}
+
+// secure changes over to TLS, where there is no second greeting.
+func (w *wire) secure(cfg *tls.Config) {
+	w.t.Helper()
+	w.greet()
+	w.send(appendOption(nil, optStartTLS, nil))
+	w.expect("0003e889045565a9 00000005 00000001 00000000")
+	c := tls.Client(w.Conn, clientTLS(cfg))
+	if err := c.Handshake(); err != nil {
+		w.t.Fatal(err)
+	}
+	w.Conn, w.greeted = c, true
 }
 
 // simple is a connection in the transmission phase with simple replies whose
@@ -344,16 +385,24 @@ func (r *rig) simple() *wire {
 func (r *rig) structured(contexts ...string) *wire {
 	r.t.Helper()
 	w := r.raw()
-	if _, err := Negotiate(context.Background(), w.Conn, "disk", Wish{Structured: true, Contexts: contexts}); err != nil {
+	g := newGreeter(w.Conn, "disk")
+	if !w.greeted {
+		if err := g.greet(); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+	if err := g.choose(Wish{Structured: true, Contexts: contexts}); err != nil {
 		r.t.Fatal(err)
 	}
-	w.SetDeadline(time.Now().Add(testPatience))
 	return w
 }
 
 // greet takes the greeting and answers that trailing zeroes are not wanted.
 func (w *wire) greet() {
 	w.t.Helper()
+	if w.greeted {
+		return
+	}
 	w.expect("4e42444d41474943 49484156454f5054 0003")
 	w.send([]byte{0, 0, 0, 3})
 }

@@ -23,7 +23,9 @@ func patient(t *testing.T, impatience time.Duration) (r *rig, cuts chan error) {
 // honest is a client that gives up before the test does.
 func (r *rig) honest() *Client {
 	r.t.Helper()
-	c, err := (&Dialer{Timeout: testPatience}).Dial(context.Background(), r.uri())
+	d := r.dialer()
+	d.Timeout = testPatience
+	c, err := d.Dial(context.Background(), r.uri())
 	if err != nil {
 		r.t.Fatal(err)
 	}

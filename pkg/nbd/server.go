@@ -82,7 +82,7 @@ type Server struct {
 type listening struct {
 	net.Listener
 	tls  *tls.Config // nil: no TLS here, else nothing without
-	half list.List // of *Conn, guarded by Server.mu
+	half list.List   // of *Conn, guarded by Server.mu
 }
 
 // NewServer makes a server. It does nothing before Serve.

@@ -81,11 +81,12 @@ func (h *handshake) startTLS(data []byte) error {
 	return nil
 }
 
-// farewell tells the peer that the end of the connection is meant, if it can be told
-// without waiting. Nobody else writes any more.
+// farewell answers the client's good-bye with that of TLS, if it can be told without
+// waiting. Nobody else writes any more. Clients that are left by the server get none:
+// they shall come back, and kernels cannot read it.
 func (c *Conn) farewell() {
 	secure := c.secure.Load()
-	if secure == nil || c.isCut() {
+	if secure == nil || c.isCut() || c.draining.Load() {
 		return
 	}
 	if s, ok := secure.NetConn().(*socket); ok {

@@ -36,7 +36,7 @@ func rawOf(nc net.Conn) syscall.RawConn {
 type inlet struct {
 	nc    net.Conn
 	raw   syscall.RawConn
-	tls   *tls.Conn // over raw, or nil
+	tls   *tls.Conn             // over raw, or nil
 	step  func(fd uintptr) bool // in.attempt, bound once
 	stall time.Duration
 	stop  *atomic.Bool // reading shall end at the next message
