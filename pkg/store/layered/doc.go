@@ -98,8 +98,10 @@
 //
 // A layer whose files are missing, cut off or fail a checksum is remembered; images and
 // snapshots over it answer ErrCorrupt with the reason and are StateFaulty, all others
-// serve. It is looked at again at each Open. A failed sync makes its image read-only for
-// ever, by catalogue and header, until it is reverted. On a full disk allocating writes,
+// serve. It is looked at again at each Open. A failed sync of a head makes its image
+// read-only for ever, by catalogue and header, until it is reverted. One of a sealed
+// layer, to which a job copied, costs nobody anything: the job takes the layer back to
+// what is known to be on the disk, copies the rest again, and tries until it succeeds. On a full disk allocating writes,
 // new objects and flattens answer ErrNoSpace.
 //
 // # What it does not do

@@ -39,14 +39,18 @@ func (st *Store) Flatten(ctx context.Context, id store.ID) error {
 	return nil
 }
 
-// stall is why a flatten waits for space, nil if it does not.
+// stall is why a flatten waits for space or a better disk, nil if it does not.
 func (st *Store) stall(id store.ID) error {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if err := st.stalled[id]; err != nil {
+	switch err := st.stalled[id]; {
+	case err == nil:
+		return nil
+	case errors.Is(err, store.ErrNoSpace):
 		return fmt.Errorf("%w; it goes on when there is space", err)
+	default:
+		return err
 	}
-	return nil
 }
 
 // runFlatten is the job of one image.
@@ -56,7 +60,7 @@ func (st *Store) runFlatten(ctx context.Context, t *jobs.Task) error {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	delete(st.stalled, id)
-	if errors.Is(err, store.ErrNoSpace) {
+	if errors.Is(err, store.ErrNoSpace) || errors.Is(err, errCopyAgain) {
 		st.stalled[id] = err
 	}
 	return err
@@ -117,7 +121,7 @@ func (st *Store) flattenRoot(ctx context.Context, t *jobs.Task, id store.ID) (do
 	}
 	am, err := st.fillAndCut(ctx, t, row)
 	st.settle(am)
-	return true, st.unlessGone(root, err)
+	return true, st.unlessGone(root, st.copyAgain(err))
 }
 
 // fillAndCut does the work on a claimed layer. What it returns starts after it let
@@ -128,6 +132,9 @@ func (st *Store) fillAndCut(ctx context.Context, t *jobs.Task, row meta.Layer) (
 		return am, err
 	}
 	defer f.close()
+	if err := st.restore(f.target); err != nil {
+		return am, err
+	}
 	for chunk := int64(0); ; chunk++ {
 		if chunk, err = f.below.nextChunk(chunk); err != nil {
 			return am, err

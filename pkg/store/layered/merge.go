@@ -59,7 +59,7 @@ func (st *Store) runMerge(ctx context.Context, t *jobs.Task) error {
 	}
 	am, err := st.join(ctx, t, again, above)
 	st.settle(am)
-	return err
+	return st.copyAgain(err)
 }
 
 // join merges a claimed pair. What it returns starts after it let go of the layers.
@@ -70,6 +70,9 @@ func (st *Store) join(ctx context.Context, t *jobs.Task, again, above meta.Layer
 		st.layers.release(m.lowRef)
 		st.layers.release(m.upRef)
 	}()
+	if err := errors.Join(st.restore(m.lowRef), st.restore(m.upRef)); err != nil {
+		return am, err
+	}
 	if err := m.prepare(); err != nil {
 		return am, err
 	}

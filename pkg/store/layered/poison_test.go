@@ -215,7 +215,7 @@ func TestFailedSyncOfFlatten(t *testing.T) {
 	l.fail(nil)
 	for _, again := range []func(){func() {}, l.restart, func() { l.powerCut(nil); l.start() }} {
 		again()
-		if now := l.stat(c.ID); now.State != store.StateReady {
+		if now := l.stat(c.ID); now.State != store.StateReady && now.State != store.StateFlattening {
 			t.Errorf("the image is %q: %s", now.State, now.Reason)
 		}
 		l.want(c.ID, "the image", want)

@@ -138,7 +138,7 @@ type Store struct {
 	views  map[*view]bool
 	faulty map[meta.LayerID]string
 	lost   map[meta.LayerID]bool
-	// stalled says why flattens wait for space.
+	// stalled says why flattens wait for space or a sync that succeeds.
 	stalled map[store.ID]error
 }
 

@@ -68,10 +68,19 @@ func (l *Layer) appendCommit(mark uint64) error {
 	return l.append(buf, r.encode(buf, l.j.chain))
 }
 
-// syncMap syncs the map file and notes which header that made durable.
+// syncMap syncs the map file and notes which header that made durable. One sync runs
+// at a time, and none after one that has failed: the disk may have lost what the other
+// is asked for, and the error is told only once.
 func (l *Layer) syncMap() error {
+	l.syncMu.Lock()
+	defer l.syncMu.Unlock()
+	if why := l.poison.Load(); why != nil {
+		return fmt.Errorf("%w since: %s", store.ErrReadOnly, *why)
+	}
 	seq := l.hdrWritten.Load()
 	if err := l.mapf.Sync(); err != nil {
+		why := poisonReason(fmt.Sprintf("sync map file: %v", err))
+		l.poison.CompareAndSwap(nil, &why)
 		return err
 	}
 	for {
@@ -110,6 +119,13 @@ func (l *Layer) Poisoned() string {
 	return ""
 }
 
+func poisonReason(reason string) string {
+	if reason == "" {
+		return "unknown"
+	}
+	return reason[:min(len(reason), maxPoison)]
+}
+
 // Poison makes the layer refuse every later write and flush with
 // store.ErrReadOnly naming the reason, now and after reopening. The first reason
 // stays. An error says that it could not be recorded durably; it holds in this
@@ -118,12 +134,7 @@ func (l *Layer) Poison(reason string) error {
 	if l.closed.Load() {
 		return fault(l.id, "poison", store.ErrClosed)
 	}
-	if len(reason) > maxPoison {
-		reason = reason[:maxPoison]
-	}
-	if reason == "" {
-		reason = "unknown"
-	}
+	reason = poisonReason(reason)
 	l.poison.CompareAndSwap(nil, &reason)
 	l.ready.Store(false)
 	l.hdrMu.Lock()

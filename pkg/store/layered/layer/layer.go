@@ -17,7 +17,7 @@ import (
 // Abandon.
 //
 // Locks, in the order in which they are taken: ckptMu, flushMu, loadMu, hdrMu,
-// jmu, mu. Map pages in memory change only with jmu and mu both held, so holding
+// syncMu, jmu, mu. Map pages in memory change only with jmu and mu both held, so holding
 // either is enough to read them, and reads never wait for journal I/O.
 type Layer struct {
 	env        *Env
@@ -55,6 +55,8 @@ type Layer struct {
 	hdrStale   bool          // hdr holds what was not written yet
 	hdrWritten atomic.Uint64 // seq of the last header written
 	hdrDurable atomic.Uint64 // seq of the last one known to be durable
+
+	syncMu sync.Mutex // one sync of the map file at a time
 
 	jmu sync.Mutex
 	j   journal

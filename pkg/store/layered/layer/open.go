@@ -44,7 +44,7 @@ func Open(env *Env, id uint64) (*Layer, Recovery, error) {
 	if err == nil {
 		l := newLayer(env, h, slot, data, mapf)
 		var rec Recovery
-		if rec, err = l.recover(); err == nil {
+		if rec, err = l.recover(true); err == nil {
 			return l, rec, nil
 		}
 	}
@@ -113,10 +113,11 @@ func readHeader(f vfs.File, id uint64) (header, int, error) {
 	return h, slot, nil
 }
 
-// recover checks the files against the header and replays the journal.
-func (l *Layer) recover() (Recovery, error) {
+// recover checks the files against the header and replays the journal. cached says that
+// the page cache holds what was written through it; else it counts as lost.
+func (l *Layer) recover(cached bool) (Recovery, error) {
 	h := &l.hdr
-	rec := Recovery{NewCache: h.cacheID != l.env.CacheID, Clean: h.clean, Poison: h.id.Poison}
+	rec := Recovery{NewCache: !cached || h.cacheID != l.env.CacheID, Clean: h.clean, Poison: h.id.Poison}
 	size, err := l.checkSizes(h)
 	if err != nil {
 		return rec, err
