@@ -1,0 +1,191 @@
+//go:build kernelnbd
+
+package nbd
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/strata-csi/strata/pkg/pki"
+)
+
+// secureRig serves on TCP with TLS.
+func secureRig(t *testing.T, cfg Config) (*rig, Target) {
+	t.Helper()
+	r := newRig(t, 4<<20, cfg)
+	r.pki = certificates(t)
+	return r, r.tcp()
+}
+
+func TestKernelTLS(t *testing.T) {
+	r, target := secureRig(t, Config{})
+	f, n := dialKernel(t, KernelDial{Target: target, Export: "disk", TLS: r.as(pki.RoleNode)})
+	if n.Size != 4<<20 || n.Structured {
+		t.Errorf("negotiated %+v", n)
+	}
+	if flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0); err != nil || flags&unix.O_NONBLOCK != 0 {
+		t.Errorf("the socket's flags are %#x, %v: it does not block", flags, err)
+	}
+	actAsKernel(t, f, 3)
+	if got := r.d.bytes(4096, 4); !bytes.Equal(got, []byte{7, 1, 2, 3}) {
+		t.Errorf("the export holds %x", got)
+	}
+}
+
+// The suites that this program's own TLS would not choose on this machine are chosen by
+// another's, which also sends tickets behind its handshake.
+func TestKernelTLSSuites(t *testing.T) {
+	for _, suite := range []string{"TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256"} {
+		for _, tickets := range []int{0, 2} {
+			t.Run(fmt.Sprintf("%s/%d tickets", suite, tickets), func(t *testing.T) {
+				r := newRig(t, 4<<20, Config{})
+				dir := certificates(t)
+				target := r.behindOpenSSL(dir, "-ciphersuites", suite, "-num_tickets", fmt.Sprint(tickets))
+				f, _ := dialKernel(t, KernelDial{Target: target, Export: "disk", TLS: pki.RoleFiles(dir, pki.RoleNode).Client()})
+				actAsKernel(t, f, 9)
+			})
+		}
+	}
+}
+
+// behindOpenSSL puts openssl's TLS in front of the rig's unix socket.
+func (r *rig) behindOpenSSL(dir string, args ...string) Target {
+	t := r.t
+	t.Helper()
+	store := pki.RoleFiles(dir, pki.RoleStore)
+	inner := freePort(t)
+	args = append([]string{"s_server", "-quiet", "-naccept", "1", "-tls1_3", "-accept", inner,
+		"-CAfile", store.CA, "-cert", store.Cert, "-key", store.Key, "-Verify", "1"}, args...)
+	cmd := exec.Command("openssl", args...)
+	plain, far := socketPair(t.(*testing.T))
+	file, err := far.(*net.UnixConn).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	far.Close()
+	cmd.Stdin, cmd.Stdout = file, file
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		front, err := l.Accept()
+		l.Close()
+		if err != nil {
+			return
+		}
+		defer front.Close()
+		w := r.raw()
+		w.greet()
+		go io.Copy(plain, w)
+		go io.Copy(w, plain)
+		// The front does in the clear what precedes TLS, and then passes bytes on.
+		front.Write(unhex(t, "4e42444d41474943 49484156454f5054 0003"))
+		io.CopyN(io.Discard, front, 4+optionSize)
+		front.Write(appendReply(nil, optStartTLS, repAck, nil))
+		var back net.Conn
+		for back == nil { // until it listens
+			back, _ = net.Dial("tcp", inner)
+		}
+		defer back.Close()
+		go io.Copy(front, back)
+		io.Copy(back, front)
+	}()
+	return Target{Network: "tcp", Address: l.Addr().String()}
+}
+
+func freePort(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// Where the hardware has no AES, both sides of our own TLS prefer ChaCha20.
+func TestKernelTLSWithoutAES(t *testing.T) {
+	if os.Getenv("STRATA_TEST_INNER") != "" {
+		r, target := secureRig(t, Config{})
+		var suite uint16
+		r.b.onOpen = func(_ context.Context, _ string, c *Conn) error {
+			cs, _ := c.TLS()
+			suite = cs.CipherSuite
+			return nil
+		}
+		f, _ := dialKernel(t, KernelDial{Target: target, Export: "disk", TLS: r.as(pki.RoleNode)})
+		actAsKernel(t, f, 5)
+		if suite != tls.TLS_CHACHA20_POLY1305_SHA256 {
+			t.Errorf("the suite is %s", tls.CipherSuiteName(suite))
+		}
+		return
+	}
+	cmd := exec.Command(os.Args[0], "-test.run", "^"+t.Name()+"$", "-test.v")
+	cmd.Env = append(os.Environ(), "STRATA_TEST_INNER=1", "GODEBUG=cpu.aes=off,cpu.pclmulqdq=off")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+}
+
+// The server's verdict on the client comes when the kernel has the keys already, as an
+// alert, which the kernel does not show as data.
+func TestKernelTLSRefused(t *testing.T) {
+	r, target := secureRig(t, Config{})
+	other := certificates(t)
+	stranger := pki.RoleFiles(other, pki.RoleNode).Client()
+	stranger.VerifyConnection = nil
+	none := r.as(pki.RoleNode)
+	none.GetClientCertificate = nil
+	for name, c := range map[string]struct {
+		tls  *tls.Config
+		want string
+	}{
+		"another authority": {stranger, "unknown certificate authority"},
+		"no certificate":    {none, "certificate required"},
+	} {
+		_, _, err := DialKernel(t.Context(), KernelDial{Target: target, Export: "disk", TLS: c.tls})
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	var refusal *Refusal
+	_, _, err := DialKernel(t.Context(), KernelDial{Target: target, Export: "forbidden", TLS: r.as(pki.RoleNode)})
+	if !errors.As(err, &refusal) || refusal.Reason != Policy {
+		t.Errorf("a forbidden export: %v", err)
+	}
+	if n := r.d.opens.Load(); n != 0 {
+		t.Errorf("the export was opened %d times", n)
+	}
+}
+
+// A server that ends the connection is seen as the end by whoever reads the socket.
+func TestKernelTLSEnds(t *testing.T) {
+	r, target := secureRig(t, Config{})
+	f, _ := dialKernel(t, KernelDial{Target: target, Export: "disk", TLS: r.as(pki.RoleNode)})
+	actAsKernel(t, f, 1)
+	closed := make(chan error, 1)
+	go func() { closed <- r.srv.Close(context.Background()) }()
+	if n, err := f.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
+		t.Errorf("reading from a closed connection: %d, %v", n, err)
+	}
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
+}
