@@ -78,6 +78,10 @@ fuzz: ## Every fuzz target for FUZZTIME each (default 10s).
 interop: setup build ## nbdinfo, nbdcopy, qemu-img, qemu-io, fio, libnbd and nbdkit against the real server.
 	STRATA_BIN=$(CURDIR)/$(BIN) $(GO) test -v -count=1 -timeout 20m ./test/interop/...
 
+.PHONY: vm
+vm: setup build ## Kernel NBD in guest kernels: package tests, then scenarios with the real processes.
+	hack/vm.sh
+
 .PHONY: bench
 bench: setup build ## strata beside nbdkit, qemu-nbd and cp in one run: rates, CPU a request, ratios.
 	$(GO) run ./test/bench -strata $(BIN)

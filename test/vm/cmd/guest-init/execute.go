@@ -17,7 +17,7 @@ import (
 // execute runs the command, waits for it and for every orphan until then, and
 // returns its exit code, as a shell would.
 func execute(job wire.Job, frames *wire.Writer) (int, error) {
-	program, err := lookPath(job)
+	program, err := exec.LookPath(job.Args[0])
 	if err != nil {
 		return 127, frames.Write(wire.Note, []byte(err.Error()))
 	}
@@ -48,17 +48,6 @@ func execute(job wire.Job, frames *wire.Writer) (int, error) {
 	_ = r.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
 	output.Wait()
 	return code, err
-}
-
-func lookPath(job wire.Job) (string, error) {
-	for _, kv := range job.Env {
-		if len(kv) > 5 && kv[:5] == "PATH=" {
-			if err := os.Setenv("PATH", kv[5:]); err != nil {
-				return "", err
-			}
-		}
-	}
-	return exec.LookPath(job.Args[0])
 }
 
 func copyOutput(frames *wire.Writer, r *os.File) {

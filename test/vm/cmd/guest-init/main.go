@@ -42,6 +42,12 @@ func run() error {
 	if err != nil {
 		return err
 	}
+	for _, kv := range job.Env {
+		key, value, _ := strings.Cut(kv, "=")
+		if err := os.Setenv(key, value); err != nil {
+			return fmt.Errorf("set environment: %w", err)
+		}
+	}
 	if err := loadModules("/lib/modules", job.BootModules); err != nil {
 		return err
 	}

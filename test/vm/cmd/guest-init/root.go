@@ -128,13 +128,10 @@ func mountScratch(job wire.Job) error {
 	if job.Disk == "" {
 		return mountAt("tmpfs", wire.Scratch, "tmpfs", 0, "mode=1777")
 	}
-	if len(job.Modules) > 0 { // a kernel with everything as modules
-		if err := loadModules("/lib/modules", []string{job.DiskFS}); err != nil {
-			return err
-		}
+	if err := loadModules("/lib/modules", []string{job.DiskFS}); err != nil {
+		return err
 	}
 	mkfs := exec.Command("mkfs."+job.DiskFS, job.Disk)
-	mkfs.Env = job.Env
 	if out, err := mkfs.CombinedOutput(); err != nil {
 		return fmt.Errorf("format %s: %w: %s", job.Disk, err, strings.TrimSpace(string(out)))
 	}

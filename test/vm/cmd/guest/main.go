@@ -30,6 +30,9 @@ func main() {
 // failure is the exit code when the machine failed and not the command.
 const failure = 125
 
+// shown is how many faults of the kernel's log are printed unless all of it is asked for.
+const shown = 10
+
 func run(args []string) (int, error) {
 	flags := flag.NewFlagSet("guest", flag.ContinueOnError)
 	kind := flags.String("kind", string(guest.UML), "`kind` of guest: uml or qemu")
@@ -70,7 +73,8 @@ func run(args []string) (int, error) {
 	if *showKernel {
 		fmt.Fprintln(os.Stderr, strings.Join(res.Kernel, "\n"))
 	} else if len(faults) > 0 {
-		fmt.Fprintln(os.Stderr, "guest: the kernel said:\n"+strings.Join(faults, "\n"))
+		fmt.Fprintf(os.Stderr, "guest: the kernel told of %d faults, the first of them:\n%s\n",
+			len(faults), strings.Join(faults[:min(len(faults), shown)], "\n"))
 	}
 	fmt.Fprintf(os.Stderr, "guest: %s, booted in %v, off after %v, exit code %d\n",
 		*kind, res.Boot.Round(100*time.Millisecond), res.Total.Round(100*time.Millisecond), res.Code)
