@@ -37,6 +37,9 @@ func TestConformance(t *testing.T) {
 		return c
 	}
 	storetest.Run(t, func(t *testing.T) store.Full { return offer(t, memstore.New()) }, storetest.Limits{
+		Skip: map[string]string{
+			"TestScratchFenced": "NBD has no number for a right that was withdrawn; servers cut the connection instead",
+		},
 		Reopen: func(inner *testing.T, s store.Full) store.Full {
 			if err := errors.Join(s.Close(), behind[s].Close()); err != nil {
 				inner.Fatal(err)
