@@ -1,0 +1,234 @@
+package stage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/strata-csi/strata/pkg/attach"
+	"github.com/strata-csi/strata/pkg/export"
+	"github.com/strata-csi/strata/pkg/nbd"
+	"github.com/strata-csi/strata/pkg/store"
+)
+
+// find connects to the store of a ticket and reads what it knows of the image.
+func (s *Service) find(ctx context.Context, t Ticket) (Connection, store.Info, error) {
+	ctx, cancel := s.bound(ctx)
+	defer cancel()
+	conn, err := s.cfg.Finder.Find(ctx, t.Pool, t.Store)
+	if errors.Is(err, store.ErrNotFound) {
+		// The pool does not know the store; that says nothing about the image.
+		err = fmt.Errorf("%v: %w", err, store.ErrUnavailable)
+	}
+	if err != nil {
+		return Connection{}, store.Info{}, fmt.Errorf("find store %s of pool %s: %w", t.Store, t.Pool, err)
+	}
+	info, err := conn.API.Stat(ctx, t.Image)
+	if err != nil {
+		return Connection{}, store.Info{}, fmt.Errorf("ask store %s for image %s: %w", t.Store, t.Image, err)
+	}
+	return conn, info, nil
+}
+
+// dial makes a connection of a new generation for the volume's device. The generation
+// is durable before the store hears of it, so that it is never used twice, whatever
+// the clock does. A withdrawn publication is ErrFenced.
+func (s *Service) dial(ctx context.Context, v *volume, conn Connection) (*link, error) {
+	v.conn.jump = max(v.conn.jump, 1)
+	err := s.update(v, func(r *record) {
+		r.Generation = max(uint64(time.Now().UnixNano()), r.Generation+v.conn.jump)
+	})
+	if err != nil {
+		return nil, err
+	}
+	r := v.record()
+	t := r.Ticket
+	name := export.Name(store.Publication{ID: t.Image, Target: t.Image, Epoch: t.Epoch, Token: t.Token, Access: t.Access}, r.Generation)
+	var last error
+	for _, target := range conn.Targets {
+		l, err := s.dialOne(ctx, target, name)
+		if err == nil {
+			v.conn.jump = 1
+			return l, nil
+		}
+		var refusal *nbd.Refusal
+		if errors.As(err, &refusal) {
+			return nil, s.refused(ctx, v, conn, err)
+		}
+		last = errors.Join(last, err)
+	}
+	if last == nil {
+		last = errors.New("it serves NBD nowhere")
+	}
+	return nil, fmt.Errorf("connect to store %s: %w: %w", t.Store, last, store.ErrUnavailable)
+}
+
+func (s *Service) dialOne(ctx context.Context, target nbd.Target, name string) (*link, error) {
+	ctx, cancel := s.bound(ctx)
+	defer cancel()
+	sock, n, err := s.cfg.Dial(ctx, target, name)
+	if err != nil {
+		return nil, err
+	}
+	watched, err := duplicate(sock)
+	if err != nil {
+		_ = sock.Close()
+		return nil, err
+	}
+	return &link{sock: sock, watched: watched, n: n, keyed: target.Network == "tcp"}, nil
+}
+
+// link is a connection on its way to the kernel.
+type link struct {
+	sock    *os.File // nil once it was given away
+	watched *os.File // a second descriptor of it, which stays here
+	n       nbd.Negotiated
+	keyed   bool // it may be encrypted, so that its key has a limit
+}
+
+func (l *link) give() *os.File {
+	sock := l.sock
+	l.sock = nil
+	return sock
+}
+
+func (l *link) close() {
+	if l.sock != nil {
+		_ = l.sock.Close()
+	}
+	_ = l.watched.Close()
+}
+
+// fits checks what the server offers against what the store says.
+func (l *link) fits(r *record, info store.Info) error {
+	switch {
+	case l.n.Size != info.Size:
+		return fmt.Errorf("image %s has %d bytes, but %d are served: %w", r.Ticket.Image, info.Size, l.n.Size, store.ErrUnavailable)
+	case l.n.ReadOnly() && r.Ticket.Access != store.AccessRead:
+		return fmt.Errorf("image %s is served read-only (%s %s): %w", r.Ticket.Image, info.State, info.Reason, store.ErrReadOnly)
+	}
+	return nil
+}
+
+// refused finds out why the store refuses a connection: because the publication is
+// gone, or for now only.
+func (s *Service) refused(ctx context.Context, v *volume, conn Connection, why error) error {
+	t := v.record().Ticket
+	ok, err := s.entitled(ctx, conn, t)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w; asking for the publication: %w", why, err)
+	case !ok:
+		return fmt.Errorf("epoch %d of image %s was withdrawn: %w: %w", t.Epoch, t.Image, why, store.ErrFenced)
+	}
+	// The clock may have been set back by more than the record tells: a record that was
+	// removed has forgotten its generation. Go up in growing steps, to about a year.
+	v.conn.jump = min(max(2*v.conn.jump, uint64(time.Minute)), uint64(365*24*time.Hour))
+	return fmt.Errorf("%w: %w", why, store.ErrUnavailable)
+}
+
+// entitled tells whether the ticket's publication still exists.
+func (s *Service) entitled(ctx context.Context, conn Connection, t Ticket) (bool, error) {
+	ctx, cancel := s.bound(ctx)
+	defer cancel()
+	pubs, err := conn.API.Publications(ctx, t.Image)
+	if errors.Is(err, store.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	for _, p := range pubs {
+		if p.Epoch == t.Epoch {
+			return p.Token == "" || p.Token == t.Token, nil
+		}
+	}
+	return false, nil
+}
+
+// attach makes the volume's device and its link. Its undo is added to u.
+func (s *Service) attach(ctx context.Context, v *volume, conn Connection, info store.Info, u *undo) error {
+	leave, err := v.take(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	return s.connect(ctx, v, conn, info, u)
+}
+
+// connect is attach for who holds the volume's link.
+func (s *Service) connect(ctx context.Context, v *volume, conn Connection, info store.Info, u *undo) error {
+	v.at("connecting to its store")
+	l, err := s.dial(ctx, v, conn)
+	if err != nil {
+		return err
+	}
+	if err := l.fits(v.record(), info); err != nil {
+		l.close()
+		return err
+	}
+	v.at("being made a kernel device")
+	d, err := s.cfg.Kernel.Connect(ctx, attach.Request{
+		Socket: l.give(), Size: info.Size, BlockSize: info.BlockSize, Flags: l.n.Flags, Backend: backendOf(v.record().Ticket),
+	})
+	if err != nil {
+		l.close()
+		return fmt.Errorf("attach: %w", err)
+	}
+	u.add("disconnect "+d.Path, func(ctx context.Context) error { return s.detach(ctx, v) })
+	s.point.Hit("stage.attach.connected")
+	err = s.update(v, func(r *record) {
+		r.Attached, r.Index, r.Device, r.Size, r.BlockSize = true, d.Index, d.Path, info.Size, info.BlockSize
+		r.KeyBase, r.Keyed = 0, l.keyed
+	})
+	if err != nil {
+		l.close()
+		return err // detach finds the device by its backend identifier
+	}
+	s.up(v, l)
+	s.point.Hit("stage.attach.recorded")
+	return nil
+}
+
+// detach ends the volume's device, whether or not the record knows its index.
+func (s *Service) detach(ctx context.Context, v *volume) error {
+	leave, err := v.take(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	return s.disconnect(ctx, v)
+}
+
+// disconnect is detach for who holds the volume's link.
+func (s *Service) disconnect(ctx context.Context, v *volume) error {
+	r := v.record()
+	if r == nil {
+		return nil
+	}
+	s.down(v)
+	if r.Attached {
+		if err := s.cfg.Kernel.Disconnect(ctx, r.device()); err != nil {
+			return fmt.Errorf("disconnect %s: %w", r.Device, err)
+		}
+		return nil
+	}
+	devices, err := s.cfg.Kernel.Devices(ctx)
+	if errors.Is(err, attach.ErrUnsupported) {
+		return nil // then there is none
+	}
+	if err != nil {
+		return fmt.Errorf("look for devices of %s: %w", backendOf(r.Ticket), err)
+	}
+	for _, d := range devices {
+		if d.Backend != backendOf(r.Ticket) {
+			continue
+		}
+		if err := s.cfg.Kernel.Disconnect(ctx, d); err != nil {
+			return fmt.Errorf("disconnect %s: %w", d.Path, err)
+		}
+	}
+	return nil
+}

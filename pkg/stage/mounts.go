@@ -1,0 +1,124 @@
+package stage
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/mount-utils"
+
+	"github.com/strata-csi/strata/pkg/store"
+)
+
+// mountsAt lists what is mounted at a path, the topmost last. It reads the kernel's
+// table and looks at nothing that is mounted: that could hang.
+func (s *Service) mountsAt(path string) ([]mount.MountPoint, error) {
+	all, err := s.cfg.Mounter.List()
+	if err != nil {
+		return nil, fmt.Errorf("list mounts: %w", err)
+	}
+	path = tablePath(path)
+	var list []mount.MountPoint
+	for _, m := range all {
+		if m.Path == path {
+			list = append(list, m)
+		}
+	}
+	return list, nil
+}
+
+// tablePath is a path as the kernel's table of mounts writes it.
+func tablePath(path string) string {
+	dir, base := filepath.Split(filepath.Clean(path))
+	if real, err := filepath.EvalSymlinks(dir); err == nil { // not the path itself: see mountsAt
+		path = filepath.Join(real, base)
+	}
+	return strings.NewReplacer(`\`, `\134`, " ", `\040`, "\t", `\011`, "\n", `\012`).Replace(path)
+}
+
+// unmountLimit bounds how many mounts on top of each other are taken away in one call.
+const unmountLimit = 64
+
+// unmount takes away all that is mounted at a path. That nothing is, or that there is
+// no such path, is no error.
+func (s *Service) unmount(path string) error {
+	for range unmountLimit {
+		on, err := s.mountsAt(path)
+		if err != nil {
+			return err
+		}
+		if len(on) == 0 {
+			return nil
+		}
+		if err := s.cfg.Mounter.Unmount(path); err != nil {
+			return fmt.Errorf("unmount %s: %w", path, err)
+		}
+	}
+	return fmt.Errorf("unmount %s: more than %d mounts are on it: %w", path, unmountLimit, ErrState)
+}
+
+// publishedAt names a target of the volume that is mounted, "" if none is.
+func (s *Service) publishedAt(r *record) (string, error) {
+	for _, t := range r.Targets {
+		on, err := s.mountsAt(t.Path)
+		if err != nil {
+			return "", err
+		}
+		if len(on) > 0 {
+			return t.Path, nil
+		}
+	}
+	return "", nil
+}
+
+// missingDir tells whether a directory has to be made. What is there must be one.
+func missingDir(path string) (bool, error) {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return true, nil
+	case err != nil && mount.IsCorruptedMnt(err):
+		return false, nil // a dead mount, which is about to be taken away
+	case err != nil:
+		return false, fmt.Errorf("staging path: %w", err)
+	case !info.IsDir():
+		return false, fmt.Errorf("staging path %s is no directory: %w", path, store.ErrInvalid)
+	}
+	return false, nil
+}
+
+// removeDir removes an empty directory, and does not mind if it is gone.
+func removeDir(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove %s: %w", path, err)
+	}
+	return nil
+}
+
+// quiesce makes sure that nothing mounts the device any more, in any mount namespace,
+// and writes back what is in its cache.
+func quiesce(device string) error {
+	// O_EXCL on a block device without O_CREAT asks that no file system or other owner
+	// has claimed it.
+	f, err := os.OpenFile(device, os.O_RDONLY|unix.O_EXCL, 0)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV):
+		return nil
+	case errors.Is(err, unix.EBUSY):
+		return fmt.Errorf("%s is still mounted, perhaps in a container that has not ended: %w", device, ErrState)
+	case err != nil:
+		return fmt.Errorf("open %s: %w", device, err)
+	}
+	err = f.Sync()
+	if e := f.Close(); err == nil {
+		err = e
+	}
+	if err != nil {
+		return fmt.Errorf("flush %s: %w", device, err)
+	}
+	return nil
+}

@@ -1,0 +1,130 @@
+package stage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+	utilexec "k8s.io/utils/exec"
+)
+
+// content is what a probe has found on a device.
+type content struct {
+	// fs is the type of a file system, "" if none was recognised.
+	fs string
+	// other names what is no file system: a partition table, a member of an array.
+	other string
+	// blank: the first and the last MiB hold zeros only.
+	blank bool
+}
+
+func (c content) nothing() bool { return c.fs == "" && c.other == "" }
+
+// edge is how much is read at either end of a device, in bytes. Whatever is formatted
+// has its marks there.
+const edge = 1 << 20
+
+// errProbe: the device could not be examined. It is never formatted then.
+var errProbe = errors.New("the device cannot be examined")
+
+// probe examines a device that must have size bytes. blkid answers "nothing found" on
+// devices that it cannot read, so the device is read here as well, past the page cache,
+// before blkid and, where that finds nothing, after it.
+func (s *Service) probe(ctx context.Context, device string, size int64) (content, error) {
+	blank, err := readEdges(device, size)
+	if err != nil {
+		return content{}, fmt.Errorf("%w: %w", errProbe, err)
+	}
+	c, err := s.blkid(ctx, device)
+	if err != nil {
+		return content{}, fmt.Errorf("%w: %w", errProbe, err)
+	}
+	c.blank = blank
+	if !c.nothing() {
+		return c, nil
+	}
+	again, err := readEdges(device, size)
+	if err != nil {
+		return content{}, fmt.Errorf("%w: %w", errProbe, err)
+	}
+	c.blank = blank && again
+	return c, nil
+}
+
+// readEdges checks the size and reads both ends of a device. It tells whether they hold
+// zeros only.
+func readEdges(device string, size int64) (blank bool, err error) {
+	f, err := os.OpenFile(device, os.O_RDONLY|unix.O_DIRECT, 0)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	end, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return false, err
+	}
+	if end != size {
+		return false, fmt.Errorf("%s has %d bytes, the image has %d", device, end, size)
+	}
+	// Direct I/O wants aligned memory; what is mapped is.
+	buf, err := unix.Mmap(-1, 0, edge, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		return false, fmt.Errorf("memory to read %s: %w", device, err)
+	}
+	defer func() { _ = unix.Munmap(buf) }()
+	buf = buf[:min(edge, size)]
+	blank = true
+	for _, off := range []int64{0, size - int64(len(buf))} {
+		if _, err := f.ReadAt(buf, off); err != nil {
+			return false, err
+		}
+		for _, b := range buf {
+			blank = blank && b == 0
+		}
+	}
+	return blank, nil
+}
+
+// blkidNothing is blkid's exit code for "nothing found", blkidMany that for
+// contradictory marks.
+const (
+	blkidNothing = 2
+	blkidMany    = 8
+)
+
+// blkid recognises what is on a device.
+func (s *Service) blkid(ctx context.Context, device string) (content, error) {
+	out, err := s.cfg.Exec.CommandContext(ctx, "blkid", "-p",
+		"-s", "TYPE", "-s", "PTTYPE", "-s", "USAGE", "-o", "export", device).Output()
+	var exit utilexec.ExitError
+	if errors.As(err, &exit) {
+		switch exit.ExitStatus() {
+		case blkidNothing:
+			return content{}, nil
+		case blkidMany:
+			return content{}, fmt.Errorf("blkid finds marks of several kinds on %s; remove the wrong ones with wipefs: %w", device, ErrState)
+		}
+	}
+	if err != nil {
+		return content{}, fmt.Errorf("blkid %s: %w", device, err)
+	}
+	found := make(map[string]string)
+	for line := range strings.Lines(string(out)) {
+		if key, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok {
+			found[key] = value
+		}
+	}
+	switch {
+	case found["TYPE"] != "" && (found["USAGE"] == "filesystem" || found["USAGE"] == ""):
+		return content{fs: found["TYPE"]}, nil
+	case found["TYPE"] != "":
+		return content{other: found["TYPE"]}, nil
+	case found["PTTYPE"] != "":
+		return content{other: "a partition table (" + found["PTTYPE"] + ")"}, nil
+	}
+	return content{}, fmt.Errorf("blkid says neither what is on %s nor that nothing is", device)
+}
