@@ -76,10 +76,10 @@ func reap(pid int) (int, error) {
 		case err != nil:
 			return 0, fmt.Errorf("wait for the command: %w", err)
 		case got != pid:
-		case status.Signaled():
-			return 128 + int(status.Signal()), nil
 		case status.Exited():
 			return status.ExitStatus(), nil
+		default: // a signal ended it
+			return 128 + int(status.Signal()), nil
 		}
 	}
 }
