@@ -1,0 +1,89 @@
+package volume
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"slices"
+
+	"github.com/strata-csi/strata/pkg/pool"
+	"github.com/strata-csi/strata/pkg/store"
+)
+
+// score orders stores for a name: each name has an order of its own, and a store that
+// comes or goes does not change the order of the others (rendezvous hashing).
+func score(uuid, name string) uint64 {
+	sum := sha256.Sum256([]byte(uuid + "\x00" + name))
+	return binary.BigEndian.Uint64(sum[:])
+}
+
+// anchorOf is the UUID of the store that decides about an empty volume of that name,
+// whether it answers or not; "" if no store has joined.
+func anchorOf(v pool.View, name string) string {
+	best := ""
+	for _, uuid := range v.Known() {
+		if m, ok := v.Member(uuid); ok && !m.Joined {
+			continue
+		}
+		if best == "" || score(uuid, name) > score(best, name) {
+			best = uuid
+		}
+	}
+	return best
+}
+
+// choose picks the store for an image that needs so many bytes: the preferred one, else
+// that with most free space, where less than an eighth makes no difference and the order
+// of the name decides. Stores in not are left out. "" if none is left.
+func choose(v pool.View, name, prefer string, need int64, not map[string]bool) string {
+	var able []pool.Member
+	for _, m := range v.Members {
+		if m.Joined && !not[m.UUID] && m.Status.Free > need {
+			able = append(able, m)
+		}
+	}
+	if len(able) == 0 {
+		return ""
+	}
+	most := slices.MaxFunc(able, func(a, b pool.Member) int { return cmp.Compare(a.Status.Free, b.Status.Free) }).Status.Free
+	rank := func(m pool.Member) int {
+		switch {
+		case m.UUID == prefer:
+			return 0
+		case m.Status.Free >= most-most/8:
+			return 1
+		}
+		return 2
+	}
+	return slices.MinFunc(able, func(a, b pool.Member) int {
+		return cmp.Or(cmp.Compare(rank(a), rank(b)), -cmp.Compare(score(a.UUID, name), score(b.UUID, name)))
+	}).UUID
+}
+
+func forwardNote(image string) string { return "fwd/" + image }
+
+// forward makes the anchor say that the image is made at the store next. From when it
+// returns, nobody makes it anywhere else.
+func (s *Service) forward(ctx context.Context, p *plan, anchor pool.Member, old, next string) error {
+	if err := swap(ctx, anchor, forwardNote(p.image), old, next); err != nil {
+		return fmt.Errorf("volume %s: forward it: %w", p.Name, err)
+	}
+	return nil
+}
+
+// room is how many bytes a store must have free to take a copy of the source.
+func room(ctx context.Context, src *found) (int64, error) {
+	u, err := src.m.Remote.Usage(ctx, src.info.ID)
+	if err != nil {
+		return 0, fmt.Errorf("usage of %s: %s: %w", src.info.Ref(), src.m, err)
+	}
+	return u.Own + u.Shared, nil
+}
+
+// full is the error when no store is left to ask.
+func full(p *plan, v pool.View, cause error) error {
+	return fmt.Errorf("volume %s: no store of pool %s that answers (%d of %d) has room: %w (%v)",
+		p.Name, v.Pool, len(v.Members), len(v.Known()), store.ErrNoSpace, cause)
+}
