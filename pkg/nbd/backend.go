@@ -72,6 +72,19 @@ type Export interface {
 	Close() error
 }
 
+// Limited is an Export that lets requests wait for their turn, so that its clients do
+// not more than they may.
+type Limited interface {
+	Export
+	// Admit is called once for each read, write, trim and write of zeroes before it is
+	// served, with the bytes that it carries, and may wait; a flush is never held up.
+	// An error is the answer of the request.
+	Admit(bytes int64) error
+	// Limits tells whether requests may have to wait now. Then the connection gets
+	// less of the memory that all of them share, since it holds it for longer.
+	Limits() bool
+}
+
 // MaxPayload is the largest payload of a request or reply, in bytes.
 const MaxPayload = 32 << 20
 

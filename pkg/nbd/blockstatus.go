@@ -79,6 +79,10 @@ type piece struct {
 // sparseRead sends long runs of zeroes as holes. What the export says of zeroes
 // was true at one instant of the request's life, which is all a read promises.
 func (s *session) sparseRead(req request, b *buffer) {
+	if err := s.admit(req); err != nil {
+		s.out.send(s.appendError(b.reply(headroom), req, errnoOf(err), err.Error(), true))
+		return
+	}
 	pieces := s.pieces(req)
 	data := b.data(int(req.length))
 	heads := make([]byte, 0, len(pieces)*holeSize)

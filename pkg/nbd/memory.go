@@ -80,6 +80,9 @@ func (m *memory) share(k kind) int64 {
 	return max(m.parts[k].limit/4, one)
 }
 
+// smallShare is share for a connection whose requests wait by intention.
+func (m *memory) smallShare(k kind) int64 { return m.parts[k].limit / 32 }
+
 // usage sums up the kinds; each has its peak at its own time.
 func (m *memory) usage() (used, peak, limit int64) {
 	for k := range m.parts {

@@ -35,6 +35,7 @@ const (
 type session struct {
 	conn       *Conn
 	ex         Export
+	limited    Limited // ex, or nil
 	info       ExportInfo
 	structured bool
 	aligned    bool     // the client was told the block size
@@ -85,6 +86,7 @@ func newSession(c *Conn, ex Export, h *handshake) *session {
 		live:  1,
 	}
 	s.in = newInlet(c, cfg.StallTimeout, s.flush)
+	s.limited, _ = ex.(Limited)
 	s.park = s.parked
 	s.watch = time.AfterFunc(time.Hour, s.look)
 	s.watch.Stop()

@@ -199,7 +199,7 @@ func (s *session) buffer(n int) (*buffer, error) {
 		}
 	}
 	k, cost := kindOf(n), costOf(n)
-	for s.held[k].Load() > 0 && s.held[k].Load()+cost > s.mem.share(k) {
+	for s.held[k].Load() > 0 && s.held[k].Load()+cost > s.share(k) {
 		s.flush()
 		select {
 		case <-s.freed:
@@ -219,6 +219,29 @@ func (s *session) buffer(n int) (*buffer, error) {
 	}
 	s.held[k].Add(cost)
 	return b, nil
+}
+
+// share is what this connection may hold of a kind of buffers. The first one it gets
+// in any case.
+func (s *session) share(k kind) int64 {
+	if s.limited != nil && s.limited.Limits() {
+		return s.mem.smallShare(k)
+	}
+	return s.mem.share(k)
+}
+
+// admit lets a request wait for its turn.
+func (s *session) admit(req request) error {
+	if s.limited == nil {
+		return nil
+	}
+	switch req.cmd {
+	case cmdRead, cmdWrite:
+		return s.limited.Admit(int64(req.length))
+	case cmdTrim, cmdWriteZeroes:
+		return s.limited.Admit(0)
+	}
+	return nil
 }
 
 func (s *session) freeBuffer(b *buffer) {
@@ -262,7 +285,10 @@ func (s *session) dataHeader() int {
 func (s *session) serve(b, payload []byte, req request) []byte {
 	off, n := int64(req.offset), int64(req.length)
 	fua := req.flags&cmdFlagFUA != 0
-	var err error
+	err := s.admit(req)
+	if err != nil {
+		return s.appendError(b, req, errnoOf(err), err.Error(), req.cmd == cmdRead)
+	}
 	switch req.cmd {
 	case cmdRead:
 		data := b[s.dataHeader() : s.dataHeader()+int(n)]
