@@ -6,8 +6,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"k8s.io/klog/v2"
-	"k8s.io/klog/v2/textlogger"
 
 	"github.com/strata-csi/strata/cmd/strata/internal/size"
 	"github.com/strata-csi/strata/pkg/app"
@@ -18,7 +16,7 @@ func (c *cli) storeCmd() *cobra.Command {
 	var cfg app.Config
 	var rate size.Value
 	ack, io := "buffered", "buffered"
-	var verbosity int
+	var logs logging
 	cmd := &cobra.Command{
 		Use:   "store --data DIR",
 		Short: "Serve a data directory",
@@ -46,8 +44,11 @@ func (c *cli) storeCmd() *cobra.Command {
 					fmt.Fprintf(c.out, "made store %s in %s\n", s.UUID, cfg.Data)
 				}
 			}
-			log := textlogger.NewLogger(textlogger.NewConfig(textlogger.Output(c.err), textlogger.Verbosity(verbosity)))
-			return adviseStore(app.Store(klog.NewContext(cmd.Context(), log), cfg))
+			ctx, err := logs.context(cmd, c.err)
+			if err != nil {
+				return err
+			}
+			return adviseStore(app.Store(ctx, cfg))
 		},
 	}
 	f := cmd.Flags()
@@ -64,7 +65,7 @@ func (c *cli) storeCmd() *cobra.Command {
 	f.StringVar(&io, "io", io, "keep images in the page cache (buffered) or out of it (direct)")
 	webFlags(f, &cfg.Web)
 	f.DurationVar(&cfg.Stop, "stop-timeout", 30*time.Second, "how long an orderly stop may take")
-	f.IntVarP(&verbosity, "verbosity", "v", 0, "log level: 1 lifecycle, 2 refused requests, 4 every request")
+	logs.flags(cmd)
 	_ = cmd.MarkFlagDirname("data")
 	_ = cmd.RegisterFlagCompletionFunc("ack", cobra.FixedCompletions([]string{"buffered", "stable"}, cobra.ShellCompDirectiveNoFileComp))
 	_ = cmd.RegisterFlagCompletionFunc("io", cobra.FixedCompletions([]string{"buffered", "direct"}, cobra.ShellCompDirectiveNoFileComp))
