@@ -27,7 +27,8 @@ var (
 	// ErrInUse: the device was disconnected, but something still has it open.
 	ErrInUse = errors.New("the NBD device is still open")
 	// ErrStuck: the kernel has not answered in time, and the call cannot be taken
-	// back. Calls for that device fail with it at once until the kernel answers.
+	// back. Calls for that device fail with it at once until the kernel answers, those
+	// for others after their bound: the kernel handles one call at a time.
 	ErrStuck = errors.New("the kernel does not answer")
 	// ErrUnhealthy: the data path does not answer, so that it is not safe to resize.
 	ErrUnhealthy = errors.New("the NBD device does not answer")
@@ -183,6 +184,7 @@ type Kernel struct {
 	closed bool
 	slots  map[int]*slot
 	next   int // where the search for a free index begins
+	lost   int // goroutines that were left behind in the kernel
 }
 
 // slot is what a Kernel knows of an index.
@@ -244,30 +246,40 @@ func (k *Kernel) stuckList() string {
 	return strings.Join(b, ", ")
 }
 
+// join counts the caller among those that Close waits for. leave ends it.
+func (k *Kernel) join() (leave func(), err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.closed {
+		return nil, ErrClosed
+	}
+	k.work.Add(1)
+	return k.work.Done, nil
+}
+
 // enter waits for the caller's turn on an index. leave ends it.
 func (k *Kernel) enter(ctx context.Context, index int) (s *slot, leave func(), err error) {
-	k.mu.Lock()
-	if k.closed {
-		k.mu.Unlock()
-		return nil, nil, ErrClosed
+	quit, err := k.join()
+	if err != nil {
+		return nil, nil, err
 	}
+	k.mu.Lock()
 	s = k.slots[index]
 	if s == nil {
 		s = &slot{turn: make(chan struct{}, 1)}
 		k.slots[index] = s
 	}
-	k.work.Add(1)
 	k.mu.Unlock()
 	select {
 	case s.turn <- struct{}{}:
-		return s, func() { <-s.turn; k.work.Done() }, nil
+		return s, func() { <-s.turn; quit() }, nil
 	case <-ctx.Done():
-		k.work.Done()
-		return nil, nil, fmt.Errorf("wait for the turn on nbd%d: %w", index, ctx.Err())
+		err = ctx.Err()
 	case <-k.quit.Done():
-		k.work.Done()
-		return nil, nil, ErrClosed
+		err = ErrClosed
 	}
+	quit()
+	return nil, nil, fmt.Errorf("wait for the turn on nbd%d: %w", index, err)
 }
 
 // Holds tells whether this process has the socket of the device, so that it can cut

@@ -113,7 +113,7 @@ func (k *Kernel) settle(ctx context.Context, d Device, r Request) (Device, error
 	if err := k.waitNode(ctx, d.Index); err != nil {
 		return d, err
 	}
-	if err := k.tune(d.Index); err != nil {
+	if err := k.tune(ctx, d.Index); err != nil {
 		return d, err
 	}
 	now, err := k.same(d)
@@ -130,17 +130,28 @@ func (k *Kernel) settle(ctx context.Context, d Device, r Request) (Device, error
 }
 
 // tune sets the request timer and turns the I/O scheduler off. The timer is what brings
-// requests of a dead connection to the new one.
-func (k *Kernel) tune(index int) error {
+// requests of a dead connection to the new one. Newer kernels let requests under way
+// finish before they change such a setting, so what is right already is not written, and
+// a write may take as long as a server does.
+func (k *Kernel) tune(ctx context.Context, index int) error {
+	err, done := k.bounded(ctx, k.cfg.CallTimeout, func() error { return k.writeSettings(index) }, k.found)
+	if !done {
+		return fmt.Errorf("settings of nbd%d: %w: %w", index, ErrStuck, err)
+	}
+	return err
+}
+
+func (k *Kernel) writeSettings(index int) error {
 	ms := fmt.Sprint(k.cfg.IOTimeout.Milliseconds())
-	if err := k.setAttr(index, ms, "queue", "io_timeout"); err != nil {
-		return fmt.Errorf("set the request timer: %w", err)
+	if now, err := k.attr(index, "queue", "io_timeout"); err != nil || now != ms {
+		if err := k.setAttr(index, ms, "queue", "io_timeout"); err != nil {
+			return fmt.Errorf("set the request timer: %w", err)
+		}
 	}
-	if now, err := k.attr(index, "queue", "scheduler"); err == nil && (now == "none" || strings.Contains(now, "[none]")) {
-		return nil
-	}
-	if err := k.setAttr(index, "none", "queue", "scheduler"); err != nil {
-		return fmt.Errorf("turn the I/O scheduler off: %w", err)
+	if now, err := k.attr(index, "queue", "scheduler"); err != nil || now != "none" && !strings.Contains(now, "[none]") {
+		if err := k.setAttr(index, "none", "queue", "scheduler"); err != nil {
+			return fmt.Errorf("turn the I/O scheduler off: %w", err)
+		}
 	}
 	return nil
 }

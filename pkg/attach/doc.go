@@ -48,16 +48,22 @@
 // The process starts: first Watch, then Devices. For those it has records of, Restore
 // each (which makes it hold the sockets) if the server can be reached; a device whose
 // server cannot be reached is left alone, it may well work. Devices without a record are
-// ended by Disconnect if nothing has them mounted.
+// ended by Disconnect if nothing has them mounted. Start Watch before anything can break:
+// a connection that died unwatched is found by Probe.
 //
 // Replace a connection that works (limit of a key, another transport): Replace. The new
 // connection needs a new generation too: bytes that the old one has sent and the server
 // not yet read must never be carried out after newer ones.
 //
-// Grow: store first, then Resize, then the file system.
+// Grow: the store, then Replace if the server goes by the size of the handshake, as ours
+// does, then Resize, then the file system.
 //
 // Detach: unmount, then Disconnect, then tell the store. If Disconnect returns ErrStuck,
-// have the server end the connection (unpublish, fence) and try again.
+// have the server end the connection (unpublish, fence) and try again. This can be only
+// if this process does not hold the socket and a server on the same host has stopped
+// reading. The kernel handles generic netlink one message at a time, so until then no
+// other device can be attached, reconnected or ended; their I/O goes on. It is why
+// Restore at the start matters.
 //
 // # Invariants
 //
@@ -66,7 +72,7 @@
 //     package before everything else.
 //   - No call hangs for longer than its bounds, whatever a server does. What the kernel
 //     does not give back stays in a goroutine of its own, one per device at most and one
-//     more for a probe; the device answers ErrStuck meanwhile, the others work.
+//     more for a probe; the device answers ErrStuck meanwhile.
 //   - A reconnect never carries a size.
 //   - Sockets are closed exactly once, by this package, in every outcome.
 //   - No descriptor is inherited by programs that the process starts.

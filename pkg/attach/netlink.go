@@ -150,52 +150,88 @@ func (k *Kernel) exec(m message) error {
 	return nil
 }
 
+// maxLost bounds the threads that may be lost in the kernel. One device that hangs in a
+// call makes all calls of the host wait: the kernel handles generic netlink of families
+// such as nbd one message at a time.
+const maxLost = 8
+
 // call is exec within bounds. The kernel runs a request in the thread that sends it, and
 // may hold that thread for as long as a server does not answer; neither a signal nor a
 // deadline reaches it. So a goroutine of its own does it and is left there if need be.
 // after is called once in any case, when the kernel is done with what the message names;
 // late tells that the caller had given up by then. The caller has its turn on the index.
 func (k *Kernel) call(ctx context.Context, m message, after func(err error, late bool)) error {
-	k.mu.Lock()
-	s := k.slots[m.index]
-	if s.stuck != "" {
-		err := fmt.Errorf("%s of nbd%d: %w: %s has not come back", m.name(), m.index, ErrStuck, s.stuck)
-		k.mu.Unlock()
+	s, err := k.beginCall(m)
+	if err != nil {
 		after(err, false)
 		return err
 	}
-	s.stuck = m.name()
-	k.work.Add(1)
-	k.mu.Unlock()
-	unstick := func() {
+	end := func(lost int) {
 		k.mu.Lock()
+		defer k.mu.Unlock()
 		s.stuck = ""
-		k.mu.Unlock()
+		k.lost -= lost
 	}
+	err, done := k.bounded(ctx, k.cfg.CallTimeout, func() error { return k.exec(m) }, func(err error) {
+		after(err, true)
+		end(1)
+	})
+	if !done {
+		return fmt.Errorf("%s of nbd%d: %w: %w", m.name(), m.index, ErrStuck, err)
+	}
+	end(0)
+	after(err, false)
+	return err
+}
 
-	ctx, cancel := context.WithTimeout(ctx, k.cfg.CallTimeout)
+func (k *Kernel) beginCall(m message) (*slot, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	s := k.slots[m.index]
+	if s.stuck != "" {
+		return nil, fmt.Errorf("%s of nbd%d: %w: %s has not come back", m.name(), m.index, ErrStuck, s.stuck)
+	}
+	if k.lost >= maxLost {
+		return nil, fmt.Errorf("%s of nbd%d: %w: %d calls have not come back", m.name(), m.index, ErrStuck, k.lost)
+	}
+	s.stuck = m.name()
+	return s, nil
+}
+
+// bounded runs fn, which may block for ever, in a goroutine of its own. If it has not
+// come back in time, done is false; late is called with its outcome when it does.
+func (k *Kernel) bounded(ctx context.Context, bound time.Duration, fn func() error, late func(error)) (err error, done bool) {
+	ctx, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
-	verdict := make(chan error)
+	outcome := make(chan error)
 	gaveUp := make(chan struct{})
+	k.work.Add(1) // the caller's own count keeps it above 0
 	go func() {
 		defer k.work.Done()
-		err := k.exec(m)
+		err := fn()
 		select {
-		case verdict <- err:
+		case outcome <- err:
 		case <-gaveUp:
-			after(err, true)
-			unstick()
+			late(err)
 		}
 	}()
 	select {
-	case err := <-verdict:
-		unstick()
-		after(err, false)
-		return err
+	case err := <-outcome:
+		return err, true
 	case <-ctx.Done():
+		k.mu.Lock()
+		k.lost++
+		k.mu.Unlock()
 		close(gaveUp)
-		return fmt.Errorf("%s of nbd%d: %w (%w)", m.name(), m.index, ErrStuck, ctx.Err())
+		return ctx.Err(), false
 	}
+}
+
+// found is for a goroutine that came back late and has nothing to tell.
+func (k *Kernel) found(error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.lost--
 }
 
 // is tells whether the kernel's verdict is one of these errors.

@@ -49,7 +49,7 @@ func (k *Kernel) reconnect(ctx context.Context, d Device, h *handle) error {
 	}
 	s.sock.close()
 	s.sock = h
-	return k.tune(d.Index)
+	return k.tune(ctx, d.Index)
 }
 
 // adopt offers the socket until the kernel has taken it. A socket that was not taken is
@@ -119,11 +119,11 @@ const (
 )
 
 // Restore dials and reconnects until the device works again, with pauses that grow to
-// 5 s. It gives up when the context ends, and with ErrGone and ErrStuck.
+// 5 s. It gives up when the context ends, and with ErrGone.
 func (k *Kernel) Restore(ctx context.Context, d Device, dial Dial) error {
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
 		err := k.attempt(ctx, d, dial)
-		if err == nil || errors.Is(err, ErrGone) || errors.Is(err, ErrStuck) || errors.Is(err, ErrClosed) {
+		if err == nil || errors.Is(err, ErrGone) || errors.Is(err, ErrClosed) {
 			return err
 		}
 		again := time.NewTimer(pause)
@@ -137,7 +137,7 @@ func (k *Kernel) Restore(ctx context.Context, d Device, dial Dial) error {
 }
 
 func (k *Kernel) attempt(ctx context.Context, d Device, dial Dial) error {
-	if _, err := k.same(d); err != nil {
+	if err := k.ready(d); err != nil {
 		return fmt.Errorf("attach: restore: %w", err)
 	}
 	r, err := dial(ctx)
@@ -147,8 +147,18 @@ func (k *Kernel) attempt(ctx context.Context, d Device, dial Dial) error {
 	return k.Reconnect(ctx, d, r)
 }
 
-// quietWait bounds how long Replace looks for a moment without requests.
-const quietWait = time.Second
+// ready tells whether it makes sense to dial.
+func (k *Kernel) ready(d Device) error {
+	if _, err := k.same(d); err != nil {
+		return err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if s := k.slots[d.Index]; s != nil && s.stuck != "" && len(s.turn) == 0 {
+		return fmt.Errorf("%s: %w: %s has not come back", d, ErrStuck, s.stuck)
+	}
+	return nil
+}
 
 // Replace puts a fresh connection in the place of one that works, for instance before
 // the limit of its key. It waits a second at most for a moment in which no request is
@@ -156,13 +166,7 @@ const quietWait = time.Second
 // dialled before the old one is cut, so that a server that cannot be reached changes
 // nothing. Otherwise it is like Restore.
 func (k *Kernel) Replace(ctx context.Context, d Device, dial Dial) error {
-	quiet, cancel := context.WithTimeout(ctx, quietWait)
-	defer cancel()
-	err := until(quiet, 2*time.Millisecond, func() (bool, error) {
-		busy, err := k.busy(d.Index)
-		return !busy, err
-	})
-	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := k.quiet(ctx, d.Index, time.Second); err != nil {
 		return fmt.Errorf("attach: replace the connection of %s: %w", d, err)
 	}
 	return k.Restore(ctx, d, dial)

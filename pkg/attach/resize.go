@@ -2,6 +2,7 @@ package attach
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -10,14 +11,16 @@ import (
 )
 
 // Resize makes the kernel see that the image has grown to size bytes. The same size is
-// no error; a smaller one is refused.
+// no error; a smaller one is refused. The server must take requests beyond the old size
+// on the connection in use, see the package's sequences.
 //
-// On newer kernels a change of size waits for the requests under way, with a lock held
-// that a reconnect needs: if the server dies just then, that device hangs until it is
-// rebooted. So Resize reads from the device first (ErrUnhealthy if that takes longer than
-// Config.ProbeTimeout) and asks for the new size only when the read has come back. If
-// the kernel gets caught nevertheless, Resize returns ErrStuck after Config.CallTimeout,
-// and other devices are not affected.
+// Kernels since 6.9 change the size only when no request is under way, and hold a lock
+// meanwhile that a reconnect needs and that all generic netlink of the host waits for:
+// if the server dies just then, only a reboot helps. So Resize makes sure that the
+// server answers, and waits for a moment without requests, before it asks for the new
+// size; it fails with ErrUnhealthy if a read takes longer than Config.ProbeTimeout or a
+// request seems to take that long. If the kernel gets caught nevertheless, Resize
+// returns ErrStuck after Config.CallTimeout.
 func (k *Kernel) Resize(ctx context.Context, d Device, size int64) error {
 	if err := k.resize(ctx, d, size); err != nil {
 		return fmt.Errorf("attach: resize %s to %d: %w", d, size, err)
@@ -45,6 +48,9 @@ func (k *Kernel) resize(ctx context.Context, d Device, size int64) error {
 		return fmt.Errorf("%w: its connection has ended", ErrUnhealthy)
 	}
 	if err := k.probe(ctx, now); err != nil {
+		return err
+	}
+	if err := k.flowing(ctx, d.Index); err != nil {
 		return err
 	}
 	if err := k.call(ctx, resizeMessage(d, size), func(error, bool) {}); err != nil {
@@ -130,6 +136,41 @@ func readBlock(d Device) error {
 		return fmt.Errorf("read from %s: %w", d.Path, err)
 	}
 	return nil
+}
+
+// enough completed requests make it likely that a queue that is never empty is under
+// load, and not one that holds a request which is not answered.
+const enough = 100
+
+// flowing waits for a moment without requests, or for signs that there are always some
+// because there are many.
+func (k *Kernel) flowing(ctx context.Context, index int) error {
+	before, err := k.completed(index)
+	if err != nil {
+		return err
+	}
+	if seen, err := k.quiet(ctx, index, k.cfg.ProbeTimeout); seen || err != nil {
+		return err
+	}
+	after, err := k.completed(index)
+	if err == nil && after-before < enough {
+		err = fmt.Errorf("%w: a request has been under way for %v", ErrUnhealthy, k.cfg.ProbeTimeout)
+	}
+	return err
+}
+
+// quiet waits for a moment without requests, no longer than the bound.
+func (k *Kernel) quiet(ctx context.Context, index int, bound time.Duration) (seen bool, err error) {
+	c, cancel := context.WithTimeout(ctx, bound)
+	defer cancel()
+	err = until(c, time.Millisecond, func() (bool, error) {
+		busy, err := k.busy(index)
+		return !busy, err
+	})
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // busy tells whether requests are under way.

@@ -26,18 +26,40 @@ func (k *Kernel) Supported() error {
 	if err := k.capable(); err != nil {
 		return err
 	}
-	c, err := k.cfg.dial()
-	if err != nil {
-		return fmt.Errorf("attach: %w: open generic netlink: %w", ErrUnsupported, err)
-	}
-	defer c.Close()
-	if _, err := c.GetFamily(familyName); err != nil {
-		return fmt.Errorf("attach: %w", k.noFamily(err))
+	if err := k.family(); err != nil {
+		return err
 	}
 	if _, err := os.Stat(filepath.Join(k.cfg.Sys, "block")); err != nil {
 		return fmt.Errorf("attach: %w: mount sysfs of the host: %w", ErrUnsupported, err)
 	}
 	return k.reach()
+}
+
+// family asks for the nbd family, bounded: a call that hangs makes this wait too.
+func (k *Kernel) family() error {
+	leave, err := k.join()
+	if err != nil {
+		return fmt.Errorf("attach: %w", err)
+	}
+	defer leave()
+	err, done := k.bounded(k.quit, k.cfg.CallTimeout, func() error {
+		c, err := k.cfg.dial()
+		if err != nil {
+			return fmt.Errorf("%w: open generic netlink: %w", ErrUnsupported, err)
+		}
+		defer c.Close()
+		if _, err := c.GetFamily(familyName); err != nil {
+			return k.noFamily(err)
+		}
+		return nil
+	}, k.found)
+	if !done {
+		err = fmt.Errorf("look for the nbd family: %w: %w", ErrStuck, err)
+	}
+	if err != nil {
+		return fmt.Errorf("attach: %w", err)
+	}
+	return nil
 }
 
 // release refuses kernels on which ending a device with waiting requests hangs.

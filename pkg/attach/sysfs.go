@@ -189,21 +189,35 @@ func (k *Kernel) free() ([]int, error) {
 // Moved tells how many bytes were read from and written to the device since it was
 // connected, by whatever connections. It serves limits of how much a key may encrypt.
 func (k *Kernel) Moved(d Device) (int64, error) {
-	s, err := k.attr(d.Index, "stat")
+	n, err := k.stat(d.Index, 2, 6) // sectors read, sectors written
 	if err != nil {
-		return 0, fmt.Errorf("attach: traffic: %w", k.lookError(d.Index, err))
+		return 0, fmt.Errorf("attach: traffic of %s: %w", d, err)
+	}
+	return n * sector, nil
+}
+
+// completed counts the requests that have been answered.
+func (k *Kernel) completed(index int) (int64, error) {
+	return k.stat(index, 0, 4) // reads, writes
+}
+
+// stat adds up columns of the device's statistics.
+func (k *Kernel) stat(index int, columns ...int) (int64, error) {
+	s, err := k.attr(index, "stat")
+	if err != nil {
+		return 0, k.lookError(index, err)
 	}
 	f := strings.Fields(s)
 	var sum int64
-	for _, column := range []int{2, 6} { // sectors read, sectors written
-		if column >= len(f) {
-			return 0, fmt.Errorf("attach: traffic of %s: cannot read %q", d, s)
+	for _, c := range columns {
+		if c >= len(f) {
+			return 0, fmt.Errorf("statistics of nbd%d: cannot read %q", index, s)
 		}
-		n, err := strconv.ParseInt(f[column], 10, 64)
+		n, err := strconv.ParseInt(f[c], 10, 64)
 		if err != nil {
-			return 0, fmt.Errorf("attach: traffic of %s: %w", d, err)
+			return 0, fmt.Errorf("statistics of nbd%d: %w", index, err)
 		}
-		sum += n * sector
+		sum += n
 	}
 	return sum, nil
 }

@@ -17,14 +17,11 @@ import (
 // Config.Poll; where some were lost, once. fn must not block; one Watch never calls it
 // twice at once.
 func (k *Kernel) Watch(ctx context.Context, fn func(index int)) {
-	k.mu.Lock()
-	if k.closed {
-		k.mu.Unlock()
+	leave, err := k.join()
+	if err != nil {
 		return
 	}
-	k.work.Add(1)
-	k.mu.Unlock()
-	defer k.work.Done()
+	defer leave()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(k.quit, cancel)()

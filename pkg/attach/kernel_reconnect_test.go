@@ -1,0 +1,300 @@
+//go:build kernelnbd
+
+package attach
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// The server dies with a read under way and one waiting; after the reconnect both come
+// back with data, the first within the I/O timeout.
+func TestKernelReconnectReplays(t *testing.T) {
+	for _, network := range []string{"unix", "tcp"} {
+		t.Run(network, func(t *testing.T) {
+			const timer = 2 * time.Second
+			k, disk := kernel(t, Config{IOTimeout: timer}), newDisk(1<<20, 512)
+			copy(disk.data[65536:], "under way")
+			s := serve(t, disk, network)
+			d := connect(t, k, s.request())
+			holds(t, d, disk, "before")
+
+			reached, release := make(chan struct{}), make(chan struct{})
+			var once sync.Once
+			disk.on(func(op string, off int64) {
+				if off == 65536 {
+					once.Do(func() { close(reached); <-release })
+				}
+			})
+			f, err := os.OpenFile(d.Path, os.O_RDONLY|unix.O_DIRECT, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			inFlight, waiting := make(chan string, 1), make(chan error, 1)
+			go func() {
+				b, err := preadFile(f, 65536)
+				inFlight <- fmt.Sprintf("%.9s %v", b, err)
+			}()
+			<-reached
+			s.cut()
+			close(release)
+			s.die()
+			go func() { waiting <- pwrite(d, 4096, "while it was dead") }()
+			s.start()
+			if err := within(t, patience, "restore", func() error { return k.Restore(t.Context(), d, s.dial) }); err != nil {
+				t.Fatal(err)
+			}
+			back := time.Now()
+			if err := <-waiting; err != nil {
+				t.Errorf("waiting write: %v", err)
+			}
+			if got := <-inFlight; got != "under way <nil>" {
+				t.Errorf("the read under way brought %q", got)
+			}
+			if took := time.Since(back); took > 2*timer {
+				t.Errorf("the read under way took %v after the reconnect", took)
+			}
+			if got, _ := k.attr(d.Index, "queue", "io_timeout"); got != "2000" {
+				t.Errorf("io_timeout is %s after the reconnect", got)
+			}
+			holds(t, d, disk, "after")
+		})
+	}
+}
+
+// A process that does not hold the old socket offers a new one while the old lives: the
+// kernel drops it, which is noticed, and the device goes on as it was.
+func TestKernelDroppedSocketIsNoticed(t *testing.T) {
+	k, disk := kernel(t, Config{}), newDisk(1<<20, 512)
+	s := serve(t, disk, "unix")
+	d := connect(t, k, s.request())
+	later := kernel(t, Config{AdoptTimeout: 200 * time.Millisecond})
+	if held, err := later.Holds(t.Context(), d); held || err != nil {
+		t.Errorf("holds: %t, %v", held, err)
+	}
+	err := within(t, patience, "reconnect", func() error { return later.Reconnect(t.Context(), d, s.request()) })
+	wantErr(t, err, ErrNotAdopted)
+	eventually(t, "the dropped connection ends", func() bool { return s.live() == 1 })
+	holds(t, d, disk, "still the old one")
+
+	r := s.request()
+	s.mu.Lock()
+	old := s.conns[0]
+	s.mu.Unlock()
+	time.AfterFunc(100*time.Millisecond, old.Cut)
+	if err := within(t, patience, "reconnect", func() error { return later.Reconnect(t.Context(), d, r) }); err != nil {
+		t.Fatal(err)
+	}
+	if held, err := later.Holds(t.Context(), d); !held || err != nil {
+		t.Errorf("holds: %t, %v", held, err)
+	}
+	holds(t, d, disk, "the new one")
+}
+
+// Closing and reconnecting back to back never loses a socket unnoticed.
+func TestKernelReconnectBackToBack(t *testing.T) {
+	rounds := 60
+	k, disk := kernel(t, Config{}), newDisk(1<<20, 512)
+	s := serve(t, disk, "unix")
+	d := connect(t, k, s.request())
+	later := kernel(t, Config{})
+	for i := range rounds {
+		r := s.request()
+		s.mu.Lock()
+		s.conns[len(s.conns)-2].Cut()
+		s.mu.Unlock()
+		if err := later.Reconnect(t.Context(), d, r); err != nil {
+			t.Fatalf("round %d: %v", i, err)
+		}
+		if err := within(t, patience, "read", func() error { _, err := pread(d, 0); return err }); err != nil {
+			t.Fatalf("round %d: %v", i, err)
+		}
+	}
+	if n := s.live(); n != 1 {
+		t.Errorf("%d connections, want 1", n)
+	}
+}
+
+// Replacing a connection that works, under load: nothing fails, nothing is lost.
+func TestKernelReplaceUnderLoad(t *testing.T) {
+	k, disk := kernel(t, Config{IOTimeout: 2 * time.Second}), newDisk(1<<20, 512)
+	s := serve(t, disk, "tcp")
+	d := connect(t, k, s.request())
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	for w := range 4 {
+		wg.Go(func() {
+			for n := 0; ctx.Err() == nil; n++ {
+				text := fmt.Sprintf("worker %d round %d", w, n)
+				off := int64(w) * 16384
+				if err := pwrite(d, off, text); err != nil {
+					t.Errorf("%s: %v", text, err)
+					return
+				}
+				if b, err := pread(d, off); err != nil || string(b[:len(text)]) != text {
+					t.Errorf("%s came back as %q (%v)", text, b, err)
+					return
+				}
+			}
+		})
+	}
+	for range 3 {
+		if err := within(t, patience, "replace", func() error { return k.Replace(t.Context(), d, s.dial) }); err != nil {
+			t.Error(err)
+		}
+		eventually(t, "the old connection ends", func() bool { return s.live() == 1 })
+	}
+	cancel()
+	wg.Wait()
+	if all, err := k.Devices(t.Context()); err != nil || len(all) != 1 {
+		t.Errorf("devices are %v (%v)", all, err)
+	}
+}
+
+// A server that cannot be reached does not make an outage of a planned replacement.
+func TestKernelReplaceNeedsServer(t *testing.T) {
+	k, disk := kernel(t, Config{}), newDisk(1<<20, 512)
+	s := serve(t, disk, "unix")
+	d := connect(t, k, s.request())
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	refused := fmt.Errorf("not today")
+	err := k.Replace(ctx, d, func(context.Context) (Request, error) { return Request{}, refused })
+	wantErr(t, err, refused)
+	wantErr(t, err, context.DeadlineExceeded)
+	holds(t, d, disk, "still here")
+}
+
+// The kernel insists on the backend identifier, and so does this package.
+func TestKernelBackendMustRepeat(t *testing.T) {
+	k, disk := kernel(t, Config{}), newDisk(1<<20, 512)
+	s := serve(t, disk, "unix")
+	d := connect(t, k, s.request())
+	s.cut()
+	r := s.request()
+	h, err := takeSocket(r.Socket, r.Backend)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.close()
+	err = k.exec(message{cmdReconfigure, d.Index, func(e *netlink.AttributeEncoder) { sockets(e, h.fd) }})
+	wantErr(t, err, unix.EINVAL)
+	other := d
+	other.Backend = backend(2)
+	err = k.exec(reconnectMessage(other, time.Hour, h.fd, h.fd))
+	wantErr(t, err, unix.EINVAL)
+	wantErr(t, k.Reconnect(t.Context(), other, s.request()), ErrGone)
+	if err := k.Reconnect(t.Context(), d, s.request()); err != nil {
+		t.Fatal(err)
+	}
+	holds(t, d, disk, "right name")
+}
+
+func TestKernelDeadTimeout(t *testing.T) {
+	k := kernel(t, Config{DeadTimeout: time.Second})
+	s := serve(t, newDisk(1<<20, 512), "unix")
+	d := connect(t, k, s.request())
+	s.die()
+	err := within(t, patience, "read of a dead device", func() error { _, err := pread(d, 0); return err })
+	wantErr(t, err, unix.EIO)
+	s.start()
+	if err := k.Restore(t.Context(), d, s.dial); err != nil {
+		t.Fatal(err)
+	}
+	holds(t, d, s.disk, "revived")
+}
+
+func TestKernelResize(t *testing.T) {
+	k, disk := kernel(t, Config{ProbeTimeout: 500 * time.Millisecond}), newDisk(1<<20, 512)
+	s := serve(t, disk, "unix")
+	d := connect(t, k, s.request())
+	if err := k.Resize(t.Context(), d, 1<<19); err == nil {
+		t.Error("it shrank")
+	}
+	disk.grow(4 << 20)
+	// The server goes by the size of the handshake; a new one tells it. The kernel's
+	// size does not change with that.
+	if err := k.Replace(t.Context(), d, s.dial); err != nil {
+		t.Fatal(err)
+	}
+	wantSize(t, k, 1<<20)
+	for range 2 {
+		if err := k.Resize(t.Context(), d, 4<<20); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantSize(t, k, 4<<20)
+	if err := pwrite(d, 4<<20-4096, "at the end"); err != nil {
+		t.Error(err)
+	}
+	if err := k.Replace(t.Context(), d, s.dial); err != nil {
+		t.Fatal(err)
+	}
+	wantSize(t, k, 4<<20)
+}
+
+func wantSize(t *testing.T, k *Kernel, size int64) {
+	t.Helper()
+	all, err := k.Devices(t.Context())
+	if err != nil || len(all) != 1 || all[0].Size != size || all[0].BlockSize != 512 {
+		t.Errorf("devices are %v (%v), want one of size %d and block size 512", all, err, size)
+	}
+}
+
+// A server that does not answer, or holds a single request back, is no time to resize.
+func TestKernelResizeNeedsHealth(t *testing.T) {
+	k, disk := kernel(t, Config{ProbeTimeout: 500 * time.Millisecond, CallTimeout: time.Second}), newDisk(1<<20, 512)
+	s := serve(t, disk, "unix")
+	d := connect(t, k, s.request())
+	release := make(chan struct{})
+	disk.on(func(string, int64) { <-release })
+	resize := func() error {
+		return within(t, patience, "resize", func() error { return k.Resize(t.Context(), d, 2<<20) })
+	}
+	wantErr(t, resize(), ErrUnhealthy)
+	wantErr(t, k.Probe(t.Context(), d), ErrUnhealthy)
+	close(release)
+	eventually(t, "a probe comes back", func() bool { return k.Probe(t.Context(), d) == nil })
+
+	held, reached := make(chan struct{}), make(chan struct{})
+	disk.on(func(op string, _ int64) {
+		if op == "write" {
+			close(reached)
+			<-held
+		}
+	})
+	wrote := make(chan error, 1)
+	go func() { wrote <- pwrite(d, 0, "held back") }()
+	<-reached
+	wantErr(t, resize(), ErrUnhealthy)
+
+	// What Resize avoids: newer kernels wait for the write, older ones do not mind.
+	_, leave, err := k.enter(t.Context(), d.Index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = within(t, patience, "bare resize", func() error {
+		return k.call(t.Context(), resizeMessage(d, 2<<20), func(error, bool) {})
+	})
+	leave()
+	if err != nil {
+		wantErr(t, err, ErrStuck)
+		wantErr(t, within(t, patience, "reconnect", func() error { return k.Reconnect(t.Context(), d, s.request()) }), ErrStuck)
+	}
+	close(held)
+	if err := <-wrote; err != nil {
+		t.Error(err)
+	}
+	eventually(t, "the size arrives", func() bool { now, err := k.same(d); return err == nil && now.Size == 2<<20 })
+	s.die()
+	eventually(t, "the end is seen", func() bool { return k.Probe(t.Context(), d) != nil })
+	wantErr(t, k.Resize(t.Context(), d, 8<<20), ErrUnhealthy)
+}
