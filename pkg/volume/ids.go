@@ -68,3 +68,15 @@ func clip(s string) string {
 	}
 	return s[:most] + "…"
 }
+
+// Same tells whether two ids name the same volume or the same snapshot.
+func Same(a, b string) bool {
+	for _, prefix := range []string{volumePrefix, snapshotPrefix} {
+		x, errX := parseID(prefix, a)
+		y, errY := parseID(prefix, b)
+		if errX == nil && errY == nil {
+			return x.key() == y.key()
+		}
+	}
+	return false
+}
