@@ -26,10 +26,26 @@ func (s *Service) find(ctx context.Context, t Ticket) (Connection, store.Info, e
 		return Connection{}, store.Info{}, fmt.Errorf("find store %s of pool %s: %w", t.Store, t.Pool, err)
 	}
 	info, err := conn.API.Stat(ctx, t.Image)
+	if errors.Is(err, store.ErrNotFound) {
+		err = confirm(ctx, conn, t, err)
+	}
 	if err != nil {
 		return Connection{}, store.Info{}, fmt.Errorf("ask store %s for image %s: %w", t.Store, t.Image, err)
 	}
 	return conn, info, nil
+}
+
+// confirm returns why, which says that something is gone, if the store that said so is
+// the ticket's. Another store may have started at its address, and knows nothing.
+func confirm(ctx context.Context, conn Connection, t Ticket, why error) error {
+	st, err := conn.API.Status(ctx)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%v, and the store does not say who it is: %w", why, err)
+	case st.UUID != t.Store:
+		return fmt.Errorf("store %s answers in its place: %w", st.UUID, store.ErrUnavailable)
+	}
+	return why
 }
 
 // dial makes a connection of a new generation for the volume's device. The generation
@@ -134,16 +150,16 @@ func (s *Service) entitled(ctx context.Context, conn Connection, t Ticket) (bool
 	ctx, cancel := s.bound(ctx)
 	defer cancel()
 	pubs, err := conn.API.Publications(ctx, t.Image)
-	if errors.Is(err, store.ErrNotFound) {
-		return false, nil
-	}
-	if err != nil {
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return false, err
 	}
 	for _, p := range pubs {
-		if p.Epoch == t.Epoch {
-			return p.Token == "" || p.Token == t.Token, nil
+		if p.Epoch == t.Epoch && p.Token == t.Token {
+			return true, nil
 		}
+	}
+	if err := confirm(ctx, conn, t, store.ErrFenced); !errors.Is(err, store.ErrFenced) {
+		return false, err
 	}
 	return false, nil
 }

@@ -17,6 +17,9 @@ type Finder interface {
 	// Lookup finds an image or snapshot by its name ("image" or "image@snapshot") in
 	// all stores of a pool.
 	Lookup(ctx context.Context, pool, ref string) (uuid string, info store.Info, err error)
+	// Each calls fn for every store of every pool that answers. Errors of fn do not end
+	// it; they are returned, joined, as are those of pools that cannot be looked at.
+	Each(ctx context.Context, fn func(uuid string, api API) error) error
 }
 
 // Connection is a store that was found. It is valid for the calls that follow at
@@ -29,6 +32,7 @@ type Connection struct {
 
 // API is what a node asks of a store.
 type API interface {
+	Status(ctx context.Context) (store.Status, error)
 	Stat(ctx context.Context, id store.ID) (store.Info, error)
 	Usage(ctx context.Context, id store.ID) (store.Usage, error)
 	Modify(ctx context.Context, image store.ID, c store.Change) (store.Info, error)

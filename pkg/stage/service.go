@@ -131,6 +131,7 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 	s.work.Go(s.watch)
 	s.work.Go(s.listen)
 	s.work.Go(s.hear)
+	s.work.Go(s.register)
 	return s, nil
 }
 

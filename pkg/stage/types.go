@@ -131,6 +131,8 @@ const (
 	Dropped EventKind = "record dropped"
 	// Damaged: a file of records cannot be read and was put aside.
 	Damaged EventKind = "record damaged"
+	// Unregistered: the node's note could not be written at some store.
+	Unregistered EventKind = "not registered"
 )
 
 // Event tells of something that nobody has asked for.
