@@ -14,8 +14,6 @@ import (
 // address; it does not know whether the store behind it is still the same.
 type Remote interface {
 	store.Full
-	store.Modifier
-	store.Notebook
 	// Endpoints are the NBD URIs at which the store serves, without an export's name.
 	Endpoints(ctx context.Context) ([]string, error)
 }
