@@ -2,6 +2,7 @@ package export
 
 import (
 	"context"
+	"errors"
 	"net"
 	"slices"
 	"time"
@@ -24,10 +25,16 @@ func (r *Registry) Open(ctx context.Context, exportName string, c *nbd.Conn) (nb
 
 // openPublished admits a connection of a node.
 func (r *Registry) openPublished(ctx context.Context, n name, c *nbd.Conn) (nbd.Export, error) {
-	if _, _, err := r.entitled(ctx, n); err != nil {
+	p, _, err := r.entitled(ctx, n)
+	if err != nil {
 		return nil, err // before anything is kept in memory for it
 	}
 	o := r.object(n.id)
+	if p.ID != p.Target { // said before it can be withdrawn: see withdraw
+		r.mu.Lock()
+		o.source = p.ID
+		r.mu.Unlock()
+	}
 	e := &export{r: r, o: o, conn: c, epoch: n.epoch}
 	for {
 		readOnly, blockers, err := r.join(ctx, o, n, c)
@@ -68,7 +75,7 @@ func (r *Registry) join(ctx context.Context, o *object, n name, c *nbd.Conn) (re
 	a.newest = n.generation
 	a.conns[c] = n.generation
 	o.expire(pubs)
-	return !p.Access.Writes(), o.blockers(n.epoch, n.generation), nil
+	return !writable(p), o.blockers(n.epoch, n.generation), nil
 }
 
 // expire marks what is attached without a publication as withdrawn: the store may
@@ -121,12 +128,27 @@ func (r *Registry) openPlain(ctx context.Context, n name, c *nbd.Conn) (nbd.Expo
 	e.readOnly = n.readOnly || info.Kind == store.KindSnapshot
 	if !e.readOnly {
 		e.readOnly, err = r.claim(ctx, e.o, info, c)
+		if err == nil && !e.readOnly {
+			err = r.noteWriter(ctx, info)
+		}
 		if err != nil {
 			e.part()
 			return nil, err
 		}
 	}
 	return r.start(ctx, e)
+}
+
+// noteWriter records that a tool may write anything to the image from now on.
+func (r *Registry) noteWriter(ctx context.Context, info store.Info) error {
+	if info.Format != store.FormatNone && info.Format != store.FormatBegun {
+		return nil
+	}
+	unknown := store.FormatUnknown
+	if _, err := r.src.Modify(ctx, info.ID, store.Change{Format: &unknown}); err != nil {
+		return refused(info.Ref(), err)
+	}
+	return nil
 }
 
 // claim makes the connection part of the session that writes to the image, when
@@ -209,7 +231,13 @@ func peerOf(c *nbd.Conn) string {
 
 // start opens the device of an admitted connection.
 func (r *Registry) start(ctx context.Context, e *export) (nbd.Export, error) {
+	e.cut = ctx.Done()
 	dev, err := e.o.dev.open(ctx)
+	if err == nil {
+		if err = r.loadLimits(ctx, e.o); err != nil {
+			err = errors.Join(err, e.o.dev.close())
+		}
+	}
 	if err != nil {
 		e.part()
 		if ctx.Err() != nil {
@@ -220,4 +248,17 @@ func (r *Registry) start(ctx context.Context, e *export) (nbd.Export, error) {
 	e.dev = dev
 	e.info = describe(dev.Info(), e.readOnly)
 	return e, nil
+}
+
+// loadLimits takes over what the store says. The gate keeps Modify away meanwhile.
+func (r *Registry) loadLimits(ctx context.Context, o *object) error {
+	if err := o.enter(ctx); err != nil {
+		return err
+	}
+	defer o.leave()
+	info, err := r.src.Stat(ctx, o.id)
+	if err == nil {
+		o.limit.set(info.Limits)
+	}
+	return err
 }

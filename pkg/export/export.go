@@ -3,6 +3,7 @@ package export
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 
@@ -17,13 +18,14 @@ type export struct {
 	conn     *nbd.Conn
 	epoch    uint64
 	readOnly bool
+	cut      <-chan struct{} // closed when the connection is cut
 
 	dev   store.Device
 	info  nbd.ExportInfo
 	bases sync.Map // snapshot name → store.ID, of bitmaps that were asked for
 }
 
-var _ nbd.Export = (*export)(nil)
+var _ nbd.Limited = (*export)(nil)
 
 // describe turns a description of the store into one of the protocol.
 func describe(i store.Info, readOnly bool) nbd.ExportInfo {
@@ -53,6 +55,17 @@ func (e *export) fail(err error) error {
 		e.conn.Cut()
 	}
 	return number(err)
+}
+
+// Limits implements nbd.Limited.
+func (e *export) Limits() bool { return e.o.limit.on.Load() }
+
+// Admit implements nbd.Limited. When the connection is cut the wait ends.
+func (e *export) Admit(bytes int64) error {
+	if !e.o.limit.on.Load() || e.o.limit.take(e.cut, bytes) {
+		return nil
+	}
+	return e.fail(fmt.Errorf("waiting for its turn: %w", store.ErrFenced))
 }
 
 // Read implements nbd.Export.

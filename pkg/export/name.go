@@ -17,7 +17,7 @@ const (
 // Name is the export name with which a node attaches a publication. It holds the
 // secret token and must not be logged.
 func Name(p store.Publication, generation uint64) string {
-	return fmt.Sprintf("%s%s/%d/%s/%d", publishedPrefix, p.ID, p.Epoch, p.Token, generation)
+	return fmt.Sprintf("%s%s/%d/%s/%d", publishedPrefix, p.Target, p.Epoch, p.Token, generation)
 }
 
 // name is an export name taken apart.

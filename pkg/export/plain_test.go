@@ -42,7 +42,8 @@ func TestErrnoTableIsComplete(t *testing.T) {
 }
 
 func TestNames(t *testing.T) {
-	p := store.Publication{ID: store.NewID(), Epoch: 7, Token: strings.Repeat("ab", 16)}
+	id := store.NewID()
+	p := store.Publication{ID: id, Target: id, Epoch: 7, Token: strings.Repeat("ab", 16)}
 	n, err := parseName(Name(p, 12))
 	if err != nil || n != (name{id: p.ID, epoch: 7, token: p.Token, generation: 12}) {
 		t.Errorf("a publication's name becomes %+v, %v", n, err)
@@ -54,9 +55,9 @@ func TestNames(t *testing.T) {
 			t.Errorf("%q becomes %+v, %v", s, n, err)
 		}
 	}
-	id := string(p.ID)
-	for _, s := range []string{"", "ro/", "pub/", "pub/x/1/secret/1", "pub/" + id + "/1/secret", "pub/" + id + "/-1/secret/1",
-		"pub/" + id + "/1/secret/x", "pub/" + id + "/1//1", "pub/" + id + "/1/secret/1/1", "pub/" + id + "/1/secret/18446744073709551616"} {
+	of := string(p.ID)
+	for _, s := range []string{"", "ro/", "pub/", "pub/x/1/secret/1", "pub/" + of + "/1/secret", "pub/" + of + "/-1/secret/1",
+		"pub/" + of + "/1/secret/x", "pub/" + of + "/1//1", "pub/" + of + "/1/secret/1/1", "pub/" + of + "/1/secret/18446744073709551616"} {
 		if n, err := parseName(s); err == nil || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%q becomes %+v, %v", s, n, err)
 		}

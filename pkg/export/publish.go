@@ -43,7 +43,8 @@ func (r *Registry) Unpublish(ctx context.Context, id store.ID, node string) erro
 	return nil
 }
 
-// withdraw returns the connections that have lost their right.
+// withdraw returns the connections that have lost their right: those to the object,
+// and those to the private heads of its publications.
 func (r *Registry) withdraw(ctx context.Context, o *object, node string) ([]*nbd.Conn, error) {
 	if err := o.enter(ctx); err != nil {
 		return nil, fmt.Errorf("unpublish %s: %w", o.id, err)
@@ -52,9 +53,42 @@ func (r *Registry) withdraw(ctx context.Context, o *object, node string) ([]*nbd
 	if err := r.src.Unpublish(ctx, o.id, node); err != nil {
 		return nil, err
 	}
+	conns := r.strip(o, node)
+	heads := r.headsOf(o.id)
+	defer func() {
+		for _, head := range heads {
+			r.release(head)
+		}
+	}()
+	for _, head := range heads {
+		// Who was found entitled before is registered after this, nobody later.
+		if err := head.enter(ctx); err != nil {
+			return nil, fmt.Errorf("unpublish %s: %w", o.id, err)
+		}
+		conns = append(conns, r.strip(head, node)...)
+		head.leave()
+	}
+	return conns, nil
+}
+
+// headsOf lists the private heads of an object that are in use; release each.
+func (r *Registry) headsOf(source store.ID) (list []*object) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var conns []*nbd.Conn
+	for _, o := range r.objects {
+		if o.source == source {
+			o.users++
+			list = append(list, o)
+		}
+	}
+	return list
+}
+
+// strip marks what a node has attached, or all if node is "", as withdrawn and returns
+// its connections.
+func (r *Registry) strip(o *object, node string) (conns []*nbd.Conn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	for _, a := range o.attached {
 		if node == "" || a.node == node {
 			a.withdrawn = true
@@ -63,13 +97,23 @@ func (r *Registry) withdraw(ctx context.Context, o *object, node string) ([]*nbd
 			}
 		}
 	}
-	return conns, nil
+	return conns
 }
 
 // Modify changes what an image is allowed, as the store's Modify does; limits hold at
-// once for its connections.
+// once, also for requests that wait.
 func (r *Registry) Modify(ctx context.Context, image store.ID, c store.Change) (store.Info, error) {
-	return r.src.Modify(ctx, image, c)
+	o := r.object(image)
+	defer r.release(o)
+	if err := o.enter(ctx); err != nil {
+		return store.Info{}, fmt.Errorf("modify %s: %w", image, err)
+	}
+	defer o.leave()
+	info, err := r.src.Modify(ctx, image, c)
+	if err == nil {
+		o.limit.set(info.Limits)
+	}
+	return info, err
 }
 
 // Publications lists those of id, or all if id is "".

@@ -47,7 +47,7 @@ func TestTokens(t *testing.T) {
 		t.Error("the token is in the error")
 	}
 	wrong = p
-	wrong.ID = store.NewID()
+	wrong.Target = store.NewID()
 	_, err = r.try(Name(wrong, 1))
 	wantRefusal(t, err, nbd.Policy, fmt.Sprintf(gone, 1))
 	if len(r.reg.objects) != 0 {

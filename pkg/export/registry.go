@@ -66,7 +66,10 @@ type object struct {
 	// found entitled is registered before that can change.
 	gate chan struct{}
 
-	users    int // calls that hold a pointer to it
+	limit limiter // of an image; its own lock
+
+	source   store.ID // what it is the private head of, or ""
+	users    int      // calls that hold a pointer to it
 	peer     string
 	plain    map[*nbd.Conn]struct{} // the session of peer
 	attached map[uint64]*attached   // by epoch
@@ -177,6 +180,9 @@ func (r *Registry) entitled(ctx context.Context, n name) (store.Publication, []s
 		if subtle.ConstantTimeCompare([]byte(p.Token), []byte(n.token)) != 1 {
 			return store.Publication{}, nil, nbd.Refuse(nbd.Policy, "the token of epoch %d is wrong", n.epoch)
 		}
+		if p.Target != n.id {
+			return store.Publication{}, nil, nbd.Refuse(nbd.Policy, "the publication with epoch %d gives its node a private head, which has another id", n.epoch)
+		}
 		return p, pubs, nil
 	}
 	return store.Publication{}, nil, nbd.Refuse(nbd.Policy, "the publication with epoch %d was withdrawn or never existed", n.epoch)
@@ -217,8 +223,11 @@ func (r *Registry) resolve(ctx context.Context, exportName string, c *nbd.Conn) 
 	if err != nil {
 		return store.Info{}, false, refused("image "+string(n.id), err)
 	}
-	return info, !p.Access.Writes(), nil
+	return info, !writable(p), nil
 }
+
+// writable tells whether what a publication attaches can be written.
+func writable(p store.Publication) bool { return p.Access != store.AccessRead }
 
 // errEnough ends a walk early.
 var errEnough = errors.New("enough")
