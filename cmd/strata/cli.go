@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/strata-csi/strata/pkg/pki"
 	"github.com/strata-csi/strata/pkg/store"
 	"github.com/strata-csi/strata/pkg/storeapi"
 )
@@ -21,6 +22,9 @@ const defaultStore = "/run/strata/api.sock"
 
 // storeEnv names the environment variable that names the store.
 const storeEnv = "STRATA_STORE"
+
+// tlsEnv begins the names of the environment variables that name certificates.
+const tlsEnv = "STRATA_TLS_"
 
 // streams is what a run of the tool sees of the world.
 type streams struct {
@@ -36,6 +40,8 @@ type cli struct {
 	addr       string
 	format     format
 	noProgress bool
+	tls        pki.Files
+	insecure   bool
 	client     *storeapi.Client
 }
 
@@ -99,6 +105,10 @@ func (c *cli) root() *cobra.Command {
 	}
 	f := root.PersistentFlags()
 	f.StringVar(&c.addr, "store", addr, "store to talk to: its socket, its data directory or host:port (env "+storeEnv+")")
+	f.StringVar(&c.tls.CA, "tls-ca", c.env(tlsEnv+"CA"), "authority whose certificates are believed on TCP, a PEM file (env "+tlsEnv+"CA)")
+	f.StringVar(&c.tls.Cert, "tls-cert", c.env(tlsEnv+"CERT"), "certificate to show on TCP, a PEM file (env "+tlsEnv+"CERT)")
+	f.StringVar(&c.tls.Key, "tls-key", c.env(tlsEnv+"KEY"), "key of that certificate, a PEM file (env "+tlsEnv+"KEY)")
+	f.BoolVar(&c.insecure, "insecure", false, "use TCP between machines in the clear")
 	f.Var(&c.format, "format", "output format: table or json")
 	f.BoolVar(&c.noProgress, "no-progress", false, "draw no progress bars")
 	_ = root.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
@@ -129,7 +139,10 @@ func (c *cli) verbs() []verbGroup {
 			c.snapCmd(), c.cloneCmd(), c.childrenCmd(), c.treeCmd(), c.flattenCmd(), c.diffCmd(), c.duCmd(),
 		}},
 		{"store", "Stores:", []*cobra.Command{
-			c.storeCmd(), c.statusCmd(), c.checkCmd(), c.jobsCmd(), c.publishCmd(), c.unpublishCmd(), c.publicationsCmd(),
+			c.storeCmd(), c.statusCmd(), c.checkCmd(), c.jobsCmd(), c.publishCmd(), c.unpublishCmd(), c.publicationsCmd(), c.certsCmd(),
+		}},
+		{"csi", "Kubernetes and kernel devices:", []*cobra.Command{
+			c.controllerCmd(), c.nodeCmd(), c.allCmd(), c.mapCmd(), c.unmapCmd(), c.mappedCmd(),
 		}},
 		{"tool", "This tool:", []*cobra.Command{c.doctorCmd(), c.versionCmd()}},
 	}
@@ -140,9 +153,9 @@ func (c *cli) dial() (*storeapi.Client, error) {
 	if c.client != nil {
 		return c.client, nil
 	}
-	client, err := storeapi.Dial(c.addr)
+	client, err := storeapi.Dial(c.addr, storeapi.DialOptions{TLS: c.tls, Insecure: c.insecure})
 	if err != nil {
-		return nil, advise(err, "name a store with --store or %s: the path of its socket or data directory, or host:port", storeEnv)
+		return nil, adviseDial(err)
 	}
 	c.client = client
 	return client, nil

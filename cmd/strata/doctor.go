@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/strata-csi/strata/pkg/app"
 	"github.com/strata-csi/strata/pkg/doctor"
 )
 
@@ -32,7 +33,7 @@ func (c *cli) doctorCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			host.Cluster = cluster
+			host.Cluster, host.Attach = cluster, app.AttachSupported
 			findings := host.Examine(cmd.Context())
 			if err := c.show(findings, func() error { return c.printFindings(findings) }); err != nil {
 				return err

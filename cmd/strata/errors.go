@@ -10,7 +10,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/strata-csi/strata/pkg/pki"
 	"github.com/strata-csi/strata/pkg/store"
+	"github.com/strata-csi/strata/pkg/storeapi"
 )
 
 // usageError is a command line that cannot be understood.
@@ -92,6 +94,7 @@ func hints() []hint {
 		{store.ErrRange, "sizes are multiples of 4096 from 4096 to 1P; a clone is at least as large as its parent"},
 		{store.ErrInvalid, "names have no '/', '\\', '@' or control characters and up to 255 bytes; sizes look like 10G"},
 		{store.ErrUnsupported, "this store cannot do that; see its backend and version with: strata status"},
+		{storeapi.ErrDenied, "use the certificate of an operator; a node's is for nodes"},
 		{context.Canceled, "nothing half-made was left behind; repeat the command to start over"},
 	}
 }
@@ -111,6 +114,17 @@ func hintFor(err error) string {
 		}
 	}
 	return ""
+}
+
+// adviseDial says what to do about a store that cannot even be called.
+func adviseDial(err error) error {
+	switch {
+	case errors.Is(err, pki.ErrExpired):
+		return advise(err, "renew it with: strata certs renew DIR, or have whoever issued it do so")
+	case errors.Is(err, pki.ErrMissing), errors.Is(err, pki.ErrMalformed), errors.Is(err, pki.ErrRole):
+		return advise(err, "give --tls-ca, --tls-cert and --tls-key, all three; strata certs init makes such files")
+	}
+	return advise(err, "name a store with --store or %s: the path of its socket or data directory, or host:port; another machine wants --tls-ca, --tls-cert and --tls-key, or --insecure", storeEnv)
 }
 
 // report prints an error and returns the exit code.

@@ -115,6 +115,7 @@ var (
 	idPattern      = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`)
 	timePattern    = regexp.MustCompile(`20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z`)
 	warningPattern = regexp.MustCompile(`(?s)  warning: [^\n]*\n|,\n  "warnings": \[.*?\]`)
+	datePattern    = regexp.MustCompile(`\b20\d\d-\d\d-\d\d\b`)
 	tokenPattern   = regexp.MustCompile(`\b[0-9a-f]{32}\b`)
 )
 
@@ -127,6 +128,7 @@ func (b *bench) stable(text string) string {
 		return b.ids[id]
 	})
 	text = timePattern.ReplaceAllString(text, "<time>")
+	text = datePattern.ReplaceAllString(text, "<date>")
 	text = tokenPattern.ReplaceAllString(text, "<token>")
 	// Whether the threads of a test may be marked is a matter of the machine.
 	text = warningPattern.ReplaceAllString(text, "")

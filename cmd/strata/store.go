@@ -21,7 +21,8 @@ func (c *cli) storeCmd() *cobra.Command {
 		Use:   "store --data DIR",
 		Short: "Serve a data directory",
 		Long: "Serve a data directory: NBD on DIR/nbd.sock and the store API on DIR/api.sock, and on\n" +
-			"further addresses if asked. --init makes the directory a store, once; without it, a\n" +
+			"further addresses if asked. TCP beyond this machine wants certificates, which strata\n" +
+			"certs makes, or --insecure. --init makes the directory a store, once; without it, a\n" +
 			"directory that is no store is refused. SIGTERM and SIGINT end it in order, a second\n" +
 			"one at once.",
 		Example:           "  strata store --data /var/lib/strata --init\n  strata store --data /var/lib/strata --listen tcp://0.0.0.0:10809",
@@ -55,7 +56,7 @@ func (c *cli) storeCmd() *cobra.Command {
 	f.StringVar(&cfg.Data, "data", "", "data directory")
 	f.BoolVar(&cfg.Init, "init", false, "make the data directory a new store first")
 	f.StringArrayVar(&cfg.NBD, "listen", nil, "further address for NBD: tcp://HOST:PORT or unix:PATH (repeatable)")
-	f.StringArrayVar(&cfg.API, "api-listen", nil, "further address for the store API: unix:PATH or a loopback tcp://HOST:PORT (repeatable)")
+	f.StringArrayVar(&cfg.API, "api-listen", nil, "further address for the store API: tcp://HOST:PORT or unix:PATH (repeatable)")
 	f.BoolVar(&cfg.OpenTCP, "open-tcp", false, "let anyone who reaches the TCP addresses list and open images by name")
 	f.BoolVar(&cfg.AllowUnsafe, "allow-unsafe", false, "start without CAP_SYS_RESOURCE: kernel NBD devices on this machine could deadlock")
 	f.IntVar(&cfg.Policy.Soft, "soft-depth", 0, "default clone depth above which a flatten is queued (0: 8)")

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/strata-csi/strata/pkg/pki"
 	"github.com/strata-csi/strata/pkg/store"
 )
 
@@ -28,10 +29,17 @@ type Config struct {
 	// directory: "tcp://host:port", "host:port", "unix:path" or a path.
 	NBD []string
 	// API are further addresses for the store API, beside api.sock in the data
-	// directory, in the same forms. TCP must be loopback.
+	// directory, in the same forms.
 	API []string
+	// TLS, if set, is asked for on every TCP address, of the API and of NBD; what a
+	// client may do there follows from the role in its certificate. Unix sockets are
+	// guarded by their mode. Without it TCP must be loopback.
+	TLS pki.Files
+	// Insecure serves on TCP to other machines in the clear, to whoever can connect.
+	// It and TLS exclude each other.
+	Insecure bool
 	// OpenTCP lets NBD clients on TCP open images and snapshots by name, without a
-	// publication, and list them.
+	// publication, and list them; with TLS, controllers and operators may anyhow.
 	OpenTCP bool
 	// AllowUnsafe starts although the threads could not be marked as I/O flushers.
 	AllowUnsafe bool
@@ -122,23 +130,29 @@ func (c Config) listens() (forNBD, forAPI []listen, err error) {
 	forNBD = []listen{{"unix", filepath.Join(c.Data, nbdSocket)}}
 	forAPI = []listen{{"unix", filepath.Join(c.Data, apiSocket)}}
 	for _, s := range c.NBD {
-		l, err := parseListen(s)
-		if err != nil {
+		if forNBD, err = c.addListen(forNBD, "NBD", s); err != nil {
 			return nil, nil, err
 		}
-		forNBD = append(forNBD, l)
 	}
 	for _, s := range c.API {
-		l, err := parseListen(s)
-		if err != nil {
+		if forAPI, err = c.addListen(forAPI, "API", s); err != nil {
 			return nil, nil, err
 		}
-		if !l.loopback() {
-			return nil, nil, fmt.Errorf("API address %q can be reached from other machines, and the API does not authenticate; use 127.0.0.1 or a unix socket: %w", s, store.ErrInvalid)
-		}
-		forAPI = append(forAPI, l)
 	}
 	return forNBD, forAPI, nil
+}
+
+// addListen adds an address, unless others could reach it in the clear without that
+// being meant.
+func (c Config) addListen(to []listen, what, s string) ([]listen, error) {
+	l, err := parseListen(s)
+	if err != nil {
+		return nil, err
+	}
+	if !l.loopback() && !c.TLS.Set() && !c.Insecure {
+		return nil, fmt.Errorf("%s address %q can be reached from other machines, and no certificates are given; give some with --tls-ca, --tls-cert and --tls-key (strata certs makes them), use 127.0.0.1 or a unix socket, or accept it with --insecure: %w", what, s, store.ErrInvalid)
+	}
+	return append(to, l), nil
 }
 
 // normal checks the configuration and fills in what was left out.
@@ -159,6 +173,9 @@ func (c Config) normal() (Config, error) {
 	}
 	if err := store.ValidatePolicy(c.Policy); err != nil {
 		return c, err
+	}
+	if c.TLS.Set() && c.Insecure {
+		return c, fmt.Errorf("TLS and no TLS are both asked for; leave the certificates out, or --insecure: %w", store.ErrInvalid)
 	}
 	_, _, err = c.listens()
 	return c, err

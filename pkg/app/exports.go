@@ -10,11 +10,12 @@ import (
 // exports makes the NBD server over the registry of who may use what.
 func (p *process) exports() {
 	log := klog.LoggerWithName(p.log, "nbd")
-	p.registry = export.New(p.backend, export.Config{PlainOverTCP: p.cfg.OpenTCP})
-	p.nbd = nbd.NewServer(p.registry, nbd.Config{Closed: func(c *nbd.Conn, err error) {
+	// Over TLS, roles say who may use plain names.
+	p.registry = export.New(p.backend, export.Config{PlainOverTCP: p.cfg.OpenTCP || p.cfg.TLS.Set()})
+	p.nbd = nbd.NewServer(guard{p.registry, p.cfg.OpenTCP}, nbd.Config{Closed: func(c *nbd.Conn, err error) {
 		// Export names may hold tokens; an error of the peer does not name them.
 		if err != nil {
-			log.V(2).Info("Connection ended", "peer", c.String(), "err", err)
+			log.V(2).Info("Connection ended", "peer", c.String(), "err", p.cfg.TLS.Explain(err))
 			return
 		}
 		log.V(4).Info("Connection closed", "peer", c.String())

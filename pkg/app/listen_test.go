@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/strata-csi/strata/pkg/pki"
 	"github.com/strata-csi/strata/pkg/store"
 )
 
@@ -36,17 +37,32 @@ func TestParseListen(t *testing.T) {
 	}
 }
 
-func TestAPIIsLoopbackOnly(t *testing.T) {
+// Without certificates, only who says so is served over a network in the clear.
+func TestTCPIsLoopbackWithoutTLS(t *testing.T) {
 	for addr, ok := range map[string]bool{
 		"127.0.0.1:1": true, "127.9.9.9:1": true, "[::1]:1": true, "localhost:1": true, "unix:/x/y": true,
 		"0.0.0.0:1": false, ":1": false, "[::]:1": false, "10.0.0.1:1": false, "example.org:1": false,
 	} {
-		_, err := Config{Data: "/d", API: []string{addr}}.normal()
-		if ok != (err == nil) || !ok && !errors.Is(err, store.ErrInvalid) {
-			t.Errorf("API on %s: %v", addr, err)
-		}
-		if _, err := (Config{Data: "/d", NBD: []string{addr}}).normal(); err != nil {
-			t.Errorf("NBD on %s: %v", addr, err)
+		for what, c := range map[string]Config{
+			"API": {Data: "/d", API: []string{addr}},
+			"NBD": {Data: "/d", NBD: []string{addr}},
+		} {
+			_, err := c.normal()
+			if ok != (err == nil) || !ok && (!errors.Is(err, store.ErrInvalid) || !strings.Contains(err.Error(), "--insecure")) {
+				t.Errorf("%s on %s: %v", what, addr, err)
+			}
+			c.Insecure = true
+			if _, err := c.normal(); err != nil {
+				t.Errorf("%s on %s with Insecure: %v", what, addr, err)
+			}
+			c.Insecure, c.TLS = false, pki.Files{CA: "a", Cert: "b", Key: "c"}
+			if _, err := c.normal(); err != nil {
+				t.Errorf("%s on %s with TLS: %v", what, addr, err)
+			}
+			c.Insecure = true
+			if _, err := c.normal(); !errors.Is(err, store.ErrInvalid) {
+				t.Errorf("%s on %s with TLS and Insecure: %v", what, addr, err)
+			}
 		}
 	}
 }

@@ -57,7 +57,7 @@ type process struct {
 // start brings up everything but the serving. After an error the stack holds what
 // has to be undone.
 func (p *process) start() error {
-	for _, step := range []func() error{p.mark, p.lock, p.open, p.bind, p.assemble} {
+	for _, step := range []func() error{p.mark, p.certificates, p.lock, p.open, p.bind, p.assemble} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -126,7 +126,7 @@ func (p *process) bind() error {
 			return fmt.Errorf("serve NBD on %w", err)
 		}
 		p.forNBD = append(p.forNBD, ln)
-		t := nbd.Target{Network: ln.Addr().Network(), Address: ln.Addr().String()}
+		t := nbd.Target{Network: ln.Addr().Network(), Address: ln.Addr().String(), TLS: p.secured(ln)}
 		p.serving.NBD = append(p.serving.NBD, t.String())
 	}
 	for _, l := range forAPI {
@@ -164,7 +164,7 @@ func (p *process) serve(ctx context.Context) error {
 		return err
 	}
 	for _, ln := range p.forNBD {
-		g.Go(func() error { return ended(p.nbd.Serve(ctx, ln), nbd.ErrServerClosed) })
+		g.Go(func() error { return ended(p.serveNBD(ctx, ln), nbd.ErrServerClosed) })
 	}
 	for _, ln := range p.forAPI {
 		g.Go(func() error {
@@ -189,7 +189,7 @@ func (p *process) assemble() error {
 	}
 	p.serving.UUID = st.UUID
 	p.exports()
-	p.api = grpc.NewServer(storeapi.ServerOptions(klog.LoggerWithName(p.log, "api"))...)
+	p.api = grpc.NewServer(storeapi.ServerOptions(klog.LoggerWithName(p.log, "api"), p.cfg.TLS)...)
 	full := &served{Full: p.backend, registry: p.registry, warnings: p.warnings}
 	storeapi.NewServer(full, p.serving.NBD...).Register(p.api)
 	p.stack.push("API", p.stopAPI)

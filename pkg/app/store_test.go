@@ -65,7 +65,7 @@ func (r *running) stop() {
 
 func dial(t *testing.T, addr string) *storeapi.Client {
 	t.Helper()
-	c, err := storeapi.Dial(addr)
+	c, err := storeapi.Dial(addr, storeapi.DialOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

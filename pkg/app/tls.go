@@ -1,0 +1,95 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+
+	"github.com/strata-csi/strata/pkg/export"
+	"github.com/strata-csi/strata/pkg/nbd"
+	"github.com/strata-csi/strata/pkg/pki"
+)
+
+// certificates looks at the files for TLS, so that what is wrong with them fails the
+// start. One that has expired does not: that would take the local clients down as well.
+func (p *process) certificates() error {
+	err := p.cfg.TLS.Check()
+	if errors.Is(err, pki.ErrExpired) {
+		p.log.Error(err, "Nobody can connect over TCP until the certificate is renewed")
+		p.warnings = append(p.warnings, fmt.Sprintf("nobody can connect over TCP: %v", err))
+		return nil
+	}
+	return err
+}
+
+// secured tells whether TLS is asked for on a listener.
+func (p *process) secured(ln net.Listener) bool {
+	return p.cfg.TLS.Set() && ln.Addr().Network() != "unix"
+}
+
+func (p *process) serveNBD(ctx context.Context, ln net.Listener) error {
+	if p.secured(ln) {
+		return p.nbd.ServeTLS(ctx, ln, p.cfg.TLS.Server())
+	}
+	return p.nbd.Serve(ctx, ln)
+}
+
+// guard is the registry for clients whose role TLS has established. What others may
+// do, the registry knows.
+type guard struct {
+	nbd.Backend
+	open bool // plain names are for everybody
+}
+
+// Describe implements nbd.Backend.
+func (g guard) Describe(ctx context.Context, name string, c *nbd.Conn) (nbd.ExportInfo, error) {
+	if err := g.admit(c, name); err != nil {
+		return nbd.ExportInfo{}, err
+	}
+	return g.Backend.Describe(ctx, name, c)
+}
+
+// Contexts implements nbd.Backend.
+func (g guard) Contexts(ctx context.Context, name, query string, c *nbd.Conn) ([]string, error) {
+	if err := g.admit(c, name); err != nil {
+		return nil, err
+	}
+	return g.Backend.Contexts(ctx, name, query, c)
+}
+
+// Open implements nbd.Backend.
+func (g guard) Open(ctx context.Context, name string, c *nbd.Conn) (nbd.Export, error) {
+	if err := g.admit(c, name); err != nil {
+		return nil, err
+	}
+	return g.Backend.Open(ctx, name, c)
+}
+
+// List implements nbd.Backend.
+func (g guard) List(ctx context.Context, c *nbd.Conn) ([]nbd.ListEntry, error) {
+	if err := g.admit(c, ""); err != nil {
+		return nil, err
+	}
+	return g.Backend.List(ctx, c)
+}
+
+// admit tells whether the role of a peer lets it use an export name.
+func (g guard) admit(c *nbd.Conn, name string) error {
+	cs, ok := c.TLS()
+	if !ok {
+		return nil
+	}
+	role, err := pki.RoleOf(cs)
+	switch {
+	case err != nil:
+		return nbd.Refuse(nbd.Policy, "the certificate names no role")
+	case role == pki.RoleController || role == pki.RoleOperator:
+		return nil
+	case role == pki.RoleNode && (g.open || export.Published(name)):
+		return nil
+	case role == pki.RoleNode:
+		return nbd.Refuse(nbd.Policy, "the role %q, which the certificate names, may attach publications only", role)
+	}
+	return nbd.Refuse(nbd.Policy, "the role %q, which the certificate names, may attach nothing", role)
+}
