@@ -57,7 +57,7 @@ func (q *Queue) Find(kind store.JobKind, target string) (store.Job, bool) {
 func (q *Queue) Copied() int64 { return q.copied.Load() }
 
 // SetRate changes the limit of all jobs together, in bytes per second; 0 means none.
-func (q *Queue) SetRate(bytesPerSecond int64) { q.pacer.setRate(bytesPerSecond) }
+func (q *Queue) SetRate(bytesPerSecond int64) { setRate(q.pacer.limit, bytesPerSecond) }
 
 // Pause keeps a queued or running job from running, also after a restart. It does
 // not wait until a run has stopped. Pausing a paused job is no error; a failed one is

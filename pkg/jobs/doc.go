@@ -20,10 +20,11 @@
 //
 // # Order
 //
-// Urgent jobs come first, then merges and deletes, which give space back, then
-// flattens and scrubs; within a class first come, first served. After a number of
-// picks out of turn the oldest job that can run is taken, so none starves. Long jobs
-// never take the last slot, and there is one slot more for urgent ones.
+// Urgent jobs come first, then short ones, such as merges and deletes, which give space
+// back, then long ones, such as flattens; within a class first come, first served. After
+// a number of picks out of turn the oldest job that can run is taken, so none starves.
+// Long jobs never take the last slot, and there is one slot more for urgent ones. Idle
+// jobs, such as scrubs, run one at a time in a slot of their own.
 //
 // # Invariants
 //

@@ -22,23 +22,25 @@ const (
 
 // pacer slows background work down. Its methods may be called concurrently.
 type pacer struct {
-	limit *rate.Limiter
+	limit *rate.Limiter // of all jobs
+	idle  *rate.Limiter // of idle ones, beside that
 	load  *Load
 }
 
-func newPacer(bytesPerSecond int64, load *Load) *pacer {
-	p := &pacer{limit: rate.NewLimiter(rate.Inf, burstLeast), load: load}
-	p.setRate(bytesPerSecond)
+func newPacer(bytesPerSecond, idle int64, load *Load) *pacer {
+	p := &pacer{limit: rate.NewLimiter(rate.Inf, burstLeast), idle: rate.NewLimiter(rate.Inf, burstLeast), load: load}
+	setRate(p.limit, bytesPerSecond)
+	setRate(p.idle, idle)
 	return p
 }
 
-func (p *pacer) setRate(bytesPerSecond int64) {
+func setRate(l *rate.Limiter, bytesPerSecond int64) {
 	if bytesPerSecond <= 0 {
-		p.limit.SetLimit(rate.Inf)
+		l.SetLimit(rate.Inf)
 		return
 	}
-	p.limit.SetBurst(int(min(max(bytesPerSecond/10, burstLeast), burstMost)))
-	p.limit.SetLimit(rate.Limit(bytesPerSecond))
+	l.SetBurst(int(min(max(bytesPerSecond/10, burstLeast), burstMost)))
+	l.SetLimit(rate.Limit(bytesPerSecond))
 }
 
 // stretch is the work of one run between two waits.
@@ -62,24 +64,37 @@ func (s *stretch) end(l *Load) {
 }
 
 // pace ends a stretch of work, waits and begins the next.
-func (p *pacer) pace(ctx context.Context, s *stretch, bytes int, urgent bool) error {
+func (p *pacer) pace(ctx context.Context, s *stretch, bytes int, idle, urgent bool) error {
 	worked := time.Since(s.start)
 	s.end(p.load)
 	defer s.begin(p.load)
+	if err := await(ctx, p.limit, bytes); err != nil {
+		return err
+	}
+	if idle {
+		if err := await(ctx, p.idle, bytes); err != nil {
+			return err
+		}
+	}
+	if p.load == nil || urgent {
+		return ctx.Err()
+	}
+	return sleep(ctx, p.load.pause(worked, s.ops))
+}
+
+// await lets bytes pass a limiter.
+func await(ctx context.Context, l *rate.Limiter, bytes int) error {
 	for bytes > 0 {
-		n := min(bytes, p.limit.Burst())
-		if err := p.limit.WaitN(ctx, n); err != nil {
-			if ctx.Err() == nil && n > p.limit.Burst() {
+		n := min(bytes, l.Burst())
+		if err := l.WaitN(ctx, n); err != nil {
+			if ctx.Err() == nil && n > l.Burst() {
 				continue // the burst was lowered meanwhile
 			}
 			return fmt.Errorf("wait for the byte rate: %w", err)
 		}
 		bytes -= n
 	}
-	if p.load == nil || urgent {
-		return ctx.Err()
-	}
-	return sleep(ctx, p.load.pause(worked, s.ops))
+	return nil
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

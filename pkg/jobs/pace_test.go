@@ -47,6 +47,25 @@ func TestByteRate(t *testing.T) {
 	})
 }
 
+func TestIdleJobsHaveARateOfTheirOwn(t *testing.T) {
+	inBubble(t, Options{BytesPerSecond: 4 << 20, IdleBytesPerSecond: 1 << 20}, newLog(), func(t *testing.T, q *Queue, s *stage) {
+		s.onRun = func(ctx context.Context, task *Task) error {
+			for range 40 {
+				if err := task.Pace(ctx, 256<<10); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+		start := time.Now()
+		waitNil(t, q, add(t, q, store.JobScrub, "scrub", false).ID)
+		wantAbout(t, "10 MiB at 1 MiB/s", time.Since(start), 10*time.Second)
+		start = time.Now()
+		waitNil(t, q, add(t, q, store.JobFlatten, "flatten", false).ID)
+		wantAbout(t, "10 MiB at 4 MiB/s", time.Since(start), 2500*time.Millisecond)
+	})
+}
+
 func TestRateIsForAllJobsTogether(t *testing.T) {
 	inBubble(t, Options{Workers: 4, BytesPerSecond: 1 << 20}, newLog(), func(t *testing.T, q *Queue, s *stage) {
 		s.onRun = func(ctx context.Context, task *Task) error {

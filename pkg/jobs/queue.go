@@ -36,10 +36,15 @@ type Runner func(ctx context.Context, t *Task) error
 // Options of Open.
 type Options struct {
 	// Workers is how many jobs run at once; 0 means 2, which is also the least. Long
-	// jobs leave one of them to merges and deletes; one more exists for urgent jobs.
+	// jobs leave one of them to short ones; one more exists for urgent jobs, and one for
+	// idle ones.
 	Workers int
-	// BytesPerSecond limits all jobs together; 0 means no limit.
-	BytesPerSecond int64
+	// BytesPerSecond limits all jobs together, IdleBytesPerSecond those of class Idle
+	// beyond that; 0 means no limit.
+	BytesPerSecond, IdleBytesPerSecond int64
+	// Class classes kinds of job; nil means that merges and deletes are short, scrubs
+	// idle and all others long.
+	Class func(store.JobKind) Class
 	// Load makes jobs that are not urgent yield to the foreground; nil if not.
 	Load *Load
 	// OnEvent is told of every change of state, in no lock, concurrently. It must
@@ -53,6 +58,7 @@ type Queue struct {
 	runners map[store.JobKind]Runner
 	workers int
 	onEvent func(store.Job)
+	class   func(store.JobKind) Class
 	pacer   *pacer
 	copied  atomic.Int64
 
@@ -114,8 +120,11 @@ func Open(log Log, runners map[store.JobKind]Runner, o Options) (*Queue, error) 
 	ctx, cancel := context.WithCancel(context.Background())
 	q := &Queue{
 		log: log, runners: runners, workers: max(2, o.Workers), onEvent: o.OnEvent,
-		pacer: newPacer(o.BytesPerSecond, o.Load), ctx: ctx, cancel: cancel, wake: make(chan struct{}, 1),
+		pacer: newPacer(o.BytesPerSecond, o.IdleBytesPerSecond, o.Load), class: o.Class, ctx: ctx, cancel: cancel, wake: make(chan struct{}, 1),
 		byID: map[string]*entry{}, byKey: map[key]*entry{}, targets: map[string]bool{},
+	}
+	if q.class == nil {
+		q.class = classOf
 	}
 	if q.onEvent == nil {
 		q.onEvent = func(store.Job) {}

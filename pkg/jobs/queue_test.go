@@ -69,7 +69,7 @@ func TestOrder(t *testing.T) {
 		add(t, q, store.JobFlatten, "urgent0", true)
 		wantOrder(t, s, "long0", "short0", "urgent0") // every slot is taken
 		add(t, q, store.JobFlatten, "long1", false)
-		add(t, q, store.JobScrub, "long2", false)
+		add(t, q, store.JobFlatten, "long2", false)
 		add(t, q, store.JobMerge, "short1", false)
 		add(t, q, store.JobDelete, "short2", false)
 		add(t, q, store.JobFlatten, "urgent1", true)
@@ -98,6 +98,37 @@ func TestLongJobsLeaveASlot(t *testing.T) {
 		wantOrder(t, s, "long0", "long1", "short")
 		add(t, q, store.JobFlatten, "urgent", true)
 		wantOrder(t, s, "long0", "long1", "short", "urgent")
+	})
+}
+
+// A scrub holds up nothing and runs beside all others, one at a time.
+func TestIdleJobsHaveASlotOfTheirOwn(t *testing.T) {
+	inBubble(t, Options{}, newLog(), func(t *testing.T, q *Queue, s *stage) {
+		add(t, q, store.JobScrub, "idle0", false)
+		add(t, q, store.JobScrub, "idle1", false)
+		wantOrder(t, s, "idle0")
+		add(t, q, store.JobFlatten, "long0", false)
+		add(t, q, store.JobDelete, "short0", false)
+		add(t, q, store.JobFlatten, "urgent0", true)
+		add(t, q, store.JobFlatten, "long1", false)
+		wantOrder(t, s, "idle0", "long0", "short0", "urgent0")
+		s.gate("idle0") <- nil
+		wantOrder(t, s, "idle0", "long0", "short0", "urgent0", "idle1")
+	})
+}
+
+func TestClassesAreTheCallers(t *testing.T) {
+	class := func(kind store.JobKind) Class {
+		if kind == store.JobFlatten {
+			return Short
+		}
+		return Long
+	}
+	inBubble(t, Options{Class: class}, newLog(), func(t *testing.T, q *Queue, s *stage) {
+		add(t, q, store.JobDelete, "long0", false)
+		add(t, q, store.JobDelete, "long1", false)
+		add(t, q, store.JobFlatten, "short0", false)
+		wantOrder(t, s, "long0", "short0")
 	})
 }
 

@@ -15,6 +15,7 @@ const (
 	laneUrgent = iota
 	laneShort
 	laneLong
+	laneIdle
 	laneCount
 )
 
@@ -32,12 +33,38 @@ const (
 // lane holds the jobs that wait, in the order of arrival.
 type lane []*entry
 
-func laneOf(job store.Job) int {
-	switch {
+// Class is how a kind of job shares the queue with others.
+type Class int
+
+const (
+	// Long jobs take their time; they never have the last slot.
+	Long Class = iota
+	// Short jobs give space back, or keep others waiting; they come before long ones.
+	Short
+	// Idle jobs nobody waits for. They run one at a time, in a slot of their own, so
+	// that they hold up no other, and have a byte rate of their own.
+	Idle
+)
+
+// classOf is how kinds are classed where Options.Class says nothing.
+func classOf(kind store.JobKind) Class {
+	switch kind {
+	case store.JobMerge, store.JobDelete:
+		return Short
+	case store.JobScrub:
+		return Idle
+	}
+	return Long
+}
+
+func (q *Queue) laneOf(job store.Job) int {
+	switch class := q.class(job.Kind); {
 	case job.Urgent:
 		return laneUrgent
-	case job.Kind == store.JobMerge || job.Kind == store.JobDelete:
+	case class == Short:
 		return laneShort
+	case class == Idle:
+		return laneIdle
 	}
 	return laneLong
 }
@@ -46,7 +73,7 @@ func bySeq(e *entry, seq uint64) int { return cmp.Compare(e.seq, seq) }
 
 // enqueue puts a queued job in its lane, at the place of its arrival.
 func (q *Queue) enqueue(e *entry) {
-	l := &q.lanes[laneOf(e.job)]
+	l := &q.lanes[q.laneOf(e.job)]
 	if i, there := slices.BinarySearchFunc(*l, e.seq, bySeq); !there {
 		*l = slices.Insert(*l, i, e)
 	}
@@ -54,7 +81,7 @@ func (q *Queue) enqueue(e *entry) {
 
 // dequeue takes a job out of its lane and tells whether it was there.
 func (q *Queue) dequeue(e *entry) bool {
-	l := &q.lanes[laneOf(e.job)]
+	l := &q.lanes[q.laneOf(e.job)]
 	i, there := slices.BinarySearchFunc(*l, e.seq, bySeq)
 	if there {
 		*l = slices.Delete(*l, i, i+1)
@@ -155,8 +182,11 @@ func (l lane) first(ok func(*entry) bool) *entry {
 }
 
 // hasSlot tells whether a job of that lane may start: long jobs leave a slot to
-// short ones, and both leave one to urgent ones.
+// short ones, and both leave one to urgent ones. Idle jobs have one of their own.
 func (q *Queue) hasSlot(l int) bool {
+	if l == laneIdle {
+		return q.running[laneIdle] == 0
+	}
 	long, normal := q.running[laneLong], q.running[laneLong]+q.running[laneShort]
 	all := normal + q.running[laneUrgent]
 	switch {

@@ -73,7 +73,8 @@ func (t *Task) save() {
 // It returns an error when ctx ends, and only then. Pieces of 1 MiB or less keep the
 // foreground smooth.
 func (t *Task) Pace(ctx context.Context, bytes int) error {
-	return t.q.pacer.pace(ctx, &t.work, bytes, t.Job().Urgent)
+	job := t.Job()
+	return t.q.pacer.pace(ctx, &t.work, bytes, t.q.class(job.Kind) == Idle, job.Urgent)
 }
 
 func (t *Task) end() { t.work.end(t.q.pacer.load) }

@@ -42,6 +42,7 @@ func everyOp(t *testing.T, fsys vfs.FS, f vfs.File) map[vfs.Kind]error {
 	got[vfs.OpClone] = f.CloneRange(f, 0, 4096, 4)
 	got[vfs.OpTruncate] = f.Truncate(9)
 	got[vfs.OpDropCache] = f.DropCache(0, 1)
+	got[vfs.OpAllocate] = vfs.Allocate(f, 0, 1)
 	got[vfs.OpClose] = f.Close()
 	return got
 }
@@ -83,7 +84,7 @@ func TestEachOperationCanFailAlone(t *testing.T) {
 			f := open(t, p, "/f", os.O_RDWR)
 			armed.Store(true)
 			got := everyOp(t, p, f)
-			if len(got) != 19 {
+			if len(got) != 20 {
 				t.Fatalf("%d kinds are tried", len(got))
 			}
 			for k, err := range got {
@@ -96,7 +97,7 @@ func TestEachOperationCanFailAlone(t *testing.T) {
 			}
 		})
 	}
-	if kinds != 19 {
+	if kinds != 20 {
 		t.Fatalf("%d kinds", kinds)
 	}
 }
@@ -153,11 +154,11 @@ func TestCrashAtEachOperation(t *testing.T) {
 				done++
 			}
 		}
-		if done != min(k, 10) {
+		if done != min(k, 11) {
 			t.Fatalf("%d changes before the crash at %d", done, k)
 		}
 		if !p.Crashed() {
-			if k != 10 {
+			if k != 11 {
 				t.Fatalf("%d mutating operations", k)
 			}
 			return

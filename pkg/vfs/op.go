@@ -30,15 +30,16 @@ const (
 	OpClone
 	OpDropCache
 	OpClose
+	OpAllocate
 
 	// Mutating is every kind that changes a disk or what is durable on it.
-	Mutating = OpCreate | OpRemove | OpRename | OpMkdir | OpSyncDir | OpWrite | OpSync | OpTruncate | OpPunch | OpClone
+	Mutating = OpCreate | OpRemove | OpRename | OpMkdir | OpSyncDir | OpWrite | OpSync | OpTruncate | OpPunch | OpClone | OpAllocate
 	// Every is all kinds.
-	Every = OpClose<<1 - 1
+	Every = OpAllocate<<1 - 1
 )
 
 var kindNames = [...]string{"create", "open", "remove", "rename", "mkdir", "list", "syncdir", "space",
-	"cacheid", "read", "write", "sync", "truncate", "size", "allocated", "punch", "clone", "dropcache", "close"}
+	"cacheid", "read", "write", "sync", "truncate", "size", "allocated", "punch", "clone", "dropcache", "close", "allocate"}
 
 // String joins the names of the kinds in the set with "|".
 func (k Kind) String() string {
@@ -70,7 +71,7 @@ func (op Op) String() string {
 		return fmt.Sprintf("rename %s to %s", op.Path, op.To)
 	case op.Kind == OpTruncate:
 		return fmt.Sprintf("truncate %s to %d", op.Path, op.Offset)
-	case op.Kind&(OpRead|OpWrite|OpPunch|OpClone|OpDropCache) != 0:
+	case op.Kind&(OpRead|OpWrite|OpPunch|OpClone|OpDropCache|OpAllocate) != 0:
 		return fmt.Sprintf("%s %s [%d,+%d)", op.Kind, op.Path, op.Offset, op.Length)
 	}
 	return fmt.Sprintf("%s %s", op.Kind, op.Path)

@@ -111,6 +111,16 @@ func (o *osFile) PunchHole(off, length int64) error {
 	return unsupported(err, unix.EOPNOTSUPP, unix.ENOSYS)
 }
 
+func (o *osFile) Allocate(off, length int64) error {
+	if length == 0 {
+		return nil
+	}
+	err := o.control("allocate", func(fd int) error {
+		return unix.Fallocate(fd, unix.FALLOC_FL_KEEP_SIZE, off, length)
+	})
+	return unsupported(err, unix.EOPNOTSUPP, unix.ENOSYS)
+}
+
 func (o *osFile) CloneRange(src File, srcOff, dstOff, length int64) error {
 	if length == 0 {
 		return nil

@@ -63,9 +63,10 @@ func (st *Store) startJobs() error {
 		store.JobMerge:   when(lasting(st.runMerge)),
 		store.JobDelete:  when(lasting(st.runDelete)),
 		jobIndex:         when(lasting(st.runIndex)),
+		jobSlack:         when(lasting(st.runSlack)),
 	}
 	queue, err := jobs.Open(jobLog{st.cat}, runners, jobs.Options{
-		Workers: st.opts.Workers, BytesPerSecond: st.opts.CopyRate, Load: st.gauge, OnEvent: st.jobEvent,
+		Workers: st.opts.Workers, BytesPerSecond: st.opts.CopyRate, Class: classOf, Load: st.gauge, OnEvent: st.jobEvent,
 	})
 	st.jobs = queue
 	return err

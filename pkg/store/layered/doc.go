@@ -47,6 +47,10 @@
 // learns of them. After that the write is answered: it survives a crash of the
 // process. Discard records zero first and punches the hole after. Flush syncs the
 // data, commits the records and syncs the journal.
+// With Options.AllocUnit the space around a first write is taken with it; what of that
+// no block came to use is given back when the layer is sealed, by a job written down in
+// that transaction. The map alone says what is data; on a full disk the space of the
+// blocks alone is taken.
 // With Options.DirectIO the data files, and they alone, are read and written past the
 // page cache.
 //

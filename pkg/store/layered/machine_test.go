@@ -20,6 +20,7 @@ type machine struct {
 	gate storetest.Gate
 	proc *vfs.Faulty
 	open *layered.Store
+	tune func(*layered.Options) // nil for none
 }
 
 func newMachine(t *testing.T) storetest.Machine {
@@ -40,6 +41,9 @@ func (m *machine) Open() (store.Full, error) {
 			return vfs.ErrCrashed
 		}
 		return nil
+	}
+	if m.tune != nil {
+		m.tune(&o)
 	}
 	m.proc = proc
 	st, err := layered.Open(m.dir, o)
@@ -71,6 +75,7 @@ type disk struct {
 
 	proc *vfs.Faulty
 	open *layered.Store
+	tune func(*layered.Options) // nil for none
 
 	changes atomic.Int64
 	stopAt  atomic.Int64
@@ -98,6 +103,9 @@ func (d *disk) Open() (store.Full, error) {
 	o.FS, o.LayersDir, o.NoCatalogueSync = d.proc, "layers", true
 	o.BeforeCommit = d.change
 	o.OnEvent = func(layered.Event) {} // thousands of rounds
+	if d.tune != nil {
+		d.tune(&o)
+	}
 	st, err := layered.Open(d.dir, o)
 	if err != nil {
 		return nil, err

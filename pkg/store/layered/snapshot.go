@@ -221,6 +221,9 @@ func (s *sealing) apply(tx *meta.Tx, am *aftermath) (meta.Layer, error) {
 		return meta.Layer{}, err
 	}
 	s.done = true
+	if err := s.im.st.intendTrim(tx, head, am); err != nil {
+		return meta.Layer{}, err
+	}
 	// What lies under the sealed head may be merged now.
 	return head, s.im.st.collect(tx, head.Parent, am)
 }

@@ -50,6 +50,10 @@ type Options struct {
 	// DirectIO keeps the data of images out of the page cache. Where the file system
 	// refuses, an event says so and the cache is used.
 	DirectIO bool
+	// AllocUnit is how much space is taken at once where an image is first written, in
+	// bytes: a power of two from 4 KiB, which 0 means, too, to 1 MiB. Larger units keep
+	// the files of heads in fewer pieces and cost space until the layer is sealed.
+	AllocUnit int64
 	// NoCatalogueSync is for tests that stage no power failure.
 	NoCatalogueSync bool
 	// BeforeCommit is asked before each commit of the catalogue and can fail it, for
@@ -160,6 +164,9 @@ func Init(dir string, uuid string) error {
 // resumes its background jobs. Its cost follows what is published, not what exists.
 func Open(dir string, o Options) (*Store, error) {
 	o = o.withDefaults(dir)
+	if err := checkAllocUnit(o.AllocUnit); err != nil {
+		return nil, fmt.Errorf("open store %s: %w", dir, err)
+	}
 	path := filepath.Join(dir, catalogueFile)
 	if _, err := os.Stat(path); err != nil {
 		return nil, fmt.Errorf("open store %s: no catalogue; a new store is made with --init: %w", dir, errNotStore(err))
@@ -197,7 +204,7 @@ func assemble(dir string, o Options, cat *meta.DB) (*Store, error) {
 	st := &Store{dir: dir, opts: o, cat: cat,
 		images: map[store.ID]*image{}, views: map[*view]bool{}, faulty: map[meta.LayerID]string{}, lost: map[meta.LayerID]bool{}, stalled: map[store.ID]error{}}
 	st.pool = vfs.NewPool(st.layersFS(), poolSize(0))
-	st.env = &layer.Env{FS: st.pool, Dir: o.LayersDir, CacheID: cacheID, Pages: layer.NewPageCache(o.PageMemory)}
+	st.env = &layer.Env{FS: st.pool, Dir: o.LayersDir, CacheID: cacheID, Pages: layer.NewPageCache(o.PageMemory), AllocUnit: o.AllocUnit}
 	st.layers = newRegistry(st.env)
 	st.layers.onDamage = st.damaged
 	st.layers.onLost = st.cacheLost

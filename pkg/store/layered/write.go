@@ -46,6 +46,9 @@ func (im *image) writeChunk(head *layer.Layer, p []byte, off int64) error {
 		// leaves out comes from below.
 		return im.writeMerged(head, p, off)
 	}
+	if fresh {
+		head.Reserve(off, int64(len(p)), im.view.size.Load())
+	}
 	if err := head.WriteData(p, off); err != nil {
 		return err
 	}
@@ -100,6 +103,7 @@ func (im *image) writeMerged(head *layer.Layer, p []byte, off int64) error {
 		}
 	}
 	copy(buf[off-first:], p)
+	head.Reserve(first, end-first, im.view.size.Load())
 	if err := head.WriteData(buf, first); err != nil {
 		return err
 	}

@@ -29,6 +29,10 @@ type Env struct {
 	// MaxDirty is how many map pages of one layer may differ from the disk before
 	// a checkpoint is started, in pages of 64 MiB of image each; 0 means 1024.
 	MaxDirty int
+	// AllocUnit is how much space of a data file is taken at once when a block in it is
+	// written, in bytes: a power of two from MinAllocUnit, which 0 means, too, to
+	// MaxAllocUnit.
+	AllocUnit int64
 }
 
 const (
