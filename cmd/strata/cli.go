@@ -133,10 +133,10 @@ type verbGroup struct {
 func (c *cli) verbs() []verbGroup {
 	return []verbGroup{
 		{"image", "Images:", []*cobra.Command{
-			c.createCmd(), c.lsCmd(), c.infoCmd(), c.resizeCmd(), c.rmCmd(), c.importCmd(), c.exportCmd(), c.uriCmd(),
+			c.createCmd(), c.lsCmd(), c.infoCmd(), c.resizeCmd(), c.limitCmd(), c.rmCmd(), c.importCmd(), c.exportCmd(), c.uriCmd(),
 		}},
 		{"lineage", "Snapshots and clones:", []*cobra.Command{
-			c.snapCmd(), c.cloneCmd(), c.childrenCmd(), c.treeCmd(), c.flattenCmd(), c.diffCmd(), c.duCmd(),
+			c.snapCmd(), c.cloneCmd(), c.childrenCmd(), c.treeCmd(), c.flattenCmd(), c.policyCmd(), c.diffCmd(), c.duCmd(),
 		}},
 		{"store", "Stores:", []*cobra.Command{
 			c.storeCmd(), c.statusCmd(), c.checkCmd(), c.jobsCmd(), c.publishCmd(), c.unpublishCmd(), c.publicationsCmd(), c.certsCmd(),

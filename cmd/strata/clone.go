@@ -8,6 +8,7 @@ import (
 
 func (c *cli) cloneCmd() *cobra.Command {
 	var f newImageFlags
+	var flat bool
 	cmd := &cobra.Command{
 		Use:   "clone SOURCE IMAGE",
 		Short: "Make an image that starts as a copy of a snapshot or image",
@@ -24,17 +25,21 @@ func (c *cli) cloneCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			var limits store.Limits
+			if err := f.apply(cmd, &limits); err != nil {
+				return err
+			}
 			s, err := c.dial()
 			if err != nil {
 				return err
 			}
 			i, err := s.Create(cmd.Context(), store.Spec{
-				Name: args[1], Size: f.size.Bytes, Parent: source.ID, Policy: f.policy,
+				Name: args[1], Size: f.size.Bytes, Parent: source.ID, Policy: f.policy, Limits: limits, Flatten: flat,
 			})
 			if err != nil {
 				return err
 			}
-			if tooDeep(i) {
+			if tooDeep(i) && !flat {
 				c.note("%s is %d clone links deep, above its soft limit; a flatten is queued, see: strata jobs ls", i.Name, i.Depth)
 			}
 			return c.quiet(i)
@@ -42,6 +47,8 @@ func (c *cli) cloneCmd() *cobra.Command {
 	}
 	cmd.Flags().VarP(&f.size, "size", "s", "size of the clone, at least that of the source (default: the same)")
 	f.policyFlags(cmd)
+	f.add(cmd)
+	cmd.Flags().BoolVar(&flat, "flatten", false, "make it independent of its source, in the background")
 	return cmd
 }
 

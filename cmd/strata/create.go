@@ -12,6 +12,7 @@ type newImageFlags struct {
 	size      size.Value
 	blockSize int
 	policy    store.Policy
+	limitFlags
 }
 
 func (f *newImageFlags) policyFlags(cmd *cobra.Command) {
@@ -51,12 +52,16 @@ func (c *cli) createCmd() *cobra.Command {
 			if err := f.validate(cmd); err != nil {
 				return err
 			}
+			var limits store.Limits
+			if err := f.apply(cmd, &limits); err != nil {
+				return err
+			}
 			s, err := c.dial()
 			if err != nil {
 				return err
 			}
 			i, err := s.Create(cmd.Context(), store.Spec{
-				Name: args[0], Size: f.size.Bytes, BlockSize: f.blockSize, Policy: f.policy,
+				Name: args[0], Size: f.size.Bytes, BlockSize: f.blockSize, Policy: f.policy, Limits: limits,
 			})
 			if err != nil {
 				return err
@@ -67,5 +72,6 @@ func (c *cli) createCmd() *cobra.Command {
 	cmd.Flags().VarP(&f.size, "size", "s", "size of the image, for example 10G")
 	f.blockSizeFlag(cmd)
 	f.policyFlags(cmd)
+	f.add(cmd)
 	return cmd
 }

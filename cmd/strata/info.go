@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -70,7 +71,9 @@ func (a infoAnswer) print(out io.Writer) error {
 		row("parent", fmt.Sprintf("%s (overlap %s)", a.ParentName, size.Human(a.Overlap)))
 	}
 	row("depth", fmt.Sprint(a.Depth))
-	row("limits", a.limits())
+	row("clone depth", a.clonePolicy())
+	row("limits", limitsText(a.Limits))
+	row("format", string(a.Format))
 	if a.Kind == store.KindImage {
 		row("snapshots", fmt.Sprint(a.Snapshots))
 	}
@@ -100,12 +103,24 @@ func (a infoAnswer) state() string {
 	return text
 }
 
-// limits are the clone depths of the image's own policy; "" for the store's defaults.
-func (a infoAnswer) limits() string {
+// limitsText is what clients may do in a second; "" for all they can.
+func limitsText(l store.Limits) string {
+	var parts []string
+	if l.IOPS > 0 {
+		parts = append(parts, fmt.Sprintf("%d requests/s", l.IOPS))
+	}
+	if l.Bandwidth > 0 {
+		parts = append(parts, size.Human(l.Bandwidth)+"/s")
+	}
+	return strings.Join(parts, ", ")
+}
+
+// clonePolicy is the image's own policy; "" for the store's defaults.
+func (a infoAnswer) clonePolicy() string {
 	if a.Policy == (store.Policy{}) {
 		return ""
 	}
-	return fmt.Sprintf("clone depth %s soft, %s hard", orDefault(a.Policy.Soft), orDefault(a.Policy.Hard))
+	return fmt.Sprintf("%s soft, %s hard", orDefault(a.Policy.Soft), orDefault(a.Policy.Hard))
 }
 
 func orDefault(n int) string {

@@ -34,7 +34,11 @@ func (c *cli) publishCmd() *cobra.Command {
 				return err
 			}
 			return c.show(p, func() error {
-				_, err := fmt.Fprintf(c.out, "epoch %d token %s\n", p.Epoch, p.Token)
+				target := ""
+				if p.Target != p.ID {
+					target = " target " + string(p.Target)
+				}
+				_, err := fmt.Fprintf(c.out, "epoch %d token %s%s\n", p.Epoch, p.Token, target)
 				return err
 			})
 		},
