@@ -49,7 +49,7 @@ func (c *cli) mapCmd() *cobra.Command {
 func (c *cli) unmapCmd() *cobra.Command {
 	var dir string
 	cmd := &cobra.Command{
-		Use:               "unmap IMAGE|DEVICE",
+		Use:               "unmap IMAGE|POOL/IMAGE|DEVICE",
 		Short:             "End a kernel block device that strata map made",
 		Args:              args(1, 1, "an image or a device"),
 		ValidArgsFunction: cobra.NoFileCompletions,

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/strata-csi/strata/pkg/stage"
@@ -84,7 +85,7 @@ func (d *daemon) control(dir, defaultPool string, s *stage.Service) error {
 	mux.HandleFunc("POST /unmap", func(w http.ResponseWriter, r *http.Request) {
 		what, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxControl))
 		if err == nil {
-			err = s.Unmap(r.Context(), string(what))
+			err = s.Unmap(r.Context(), inPool(string(what), defaultPool))
 		}
 		reply(w, struct{}{}, err)
 	})
@@ -104,6 +105,15 @@ func (d *daemon) control(dir, defaultPool string, s *stage.Service) error {
 		return nil
 	})
 	return nil
+}
+
+// inPool names the pool of an image that comes without; devices and the ids of volumes
+// stay what they are.
+func inPool(what, pool string) string {
+	if strings.Contains(what, "/") || strings.HasPrefix(what, "map:") {
+		return what
+	}
+	return pool + "/" + what
 }
 
 func reply(w http.ResponseWriter, answer any, err error) {
