@@ -166,17 +166,21 @@ func (e *tooDeep) Unwrap() error { return store.ErrBusy }
 // made: above the soft limit it writes down a flatten, above the hard one it fails. With
 // flat set the image's own flatten is written down, whatever its depth.
 func (st *Store) limitDepth(tx *meta.Tx, img meta.Image, flat bool, am *aftermath) error {
-	ancestry, err := tx.Ancestry(img.ID)
+	depth, err := tx.Depth(img.ID)
 	if err != nil {
 		return err
 	}
 	policy := st.effective(img.Policy)
-	verdict := flatten.Decide(policy, len(ancestry)-1)
-	if flat && verdict != flatten.FlattenFirst && len(ancestry) > 1 {
+	verdict := flatten.Decide(policy, depth)
+	if flat && verdict != flatten.FlattenFirst && depth > 0 {
 		return am.add(tx, jobs.New(store.JobFlatten, string(img.ID), img.Overlap))
 	}
 	if verdict == flatten.Link {
 		return nil
+	}
+	ancestry, err := tx.Ancestry(img.ID)
+	if err != nil {
+		return err
 	}
 	steps, err := st.steps(tx, ancestry)
 	if err != nil {

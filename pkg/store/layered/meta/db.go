@@ -43,6 +43,7 @@ type DB struct {
 	syncs        atomic.Int64
 	abandoned    atomic.Bool
 	failed       atomic.Pointer[error]
+	depths       depths
 }
 
 // UUID is the identity of the store that was given to Create.
@@ -104,7 +105,7 @@ func (d *DB) begin(writable bool) (t *Tx, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("catalogue %s: begin: %w", d.path, err)
 	}
-	return &Tx{b: b}, nil
+	return &Tx{b: b, depths: &d.depths}, nil
 }
 
 // end gives up what was not committed. An error of it matters only where there is
@@ -135,6 +136,9 @@ func (d *DB) commit(t *Tx) (err error) {
 		}
 	}()
 	defer guard("commit", bFormat, &err)
+	if t.relinked() {
+		d.depths.forget(t.b.ID())
+	}
 	t.ended = true
 	before := d.size()
 	if err := t.b.Commit(); err != nil {

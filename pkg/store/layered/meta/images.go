@@ -70,6 +70,9 @@ func (t *Tx) PutImage(img Image) error {
 		return err
 	}
 	if !had || old.Root != img.Root {
+		if had {
+			t.mayRelink(img.ID)
+		}
 		if err := t.put(bRoots, []byte(img.ID), layerKey(img.Root)); err != nil {
 			return err
 		}

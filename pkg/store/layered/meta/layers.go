@@ -1,6 +1,7 @@
 package meta
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/strata-csi/strata/pkg/store"
@@ -40,8 +41,8 @@ func (t *Tx) PutLayer(l Layer) error {
 			return fmt.Errorf("layer %d: parent: %w", l.ID, err)
 		}
 	}
-	if had && old.Parent != l.Parent || had && old.Image != l.Image {
-		if err := t.unindexLayer(old); err != nil {
+	if had && (old.Parent != l.Parent || old.Image != l.Image) {
+		if err := errors.Join(t.movesLayer(old, l), t.unindexLayer(old)); err != nil {
 			return err
 		}
 	}

@@ -32,15 +32,6 @@ func (t *Tx) Ancestry(image store.ID) ([]store.ID, error) {
 	}
 }
 
-// Depth counts the clone links from an image up to the root.
-func (t *Tx) Depth(image store.ID) (int, error) {
-	path, err := t.Ancestry(image)
-	if err != nil {
-		return 0, err
-	}
-	return len(path) - 1, nil
-}
-
 // parentImage is the owner of the layer below the image's root, "" for none.
 func (t *Tx) parentImage(image store.ID) (store.ID, error) {
 	root, err := t.getLayerID(bRoots, []byte(image))

@@ -264,6 +264,7 @@ func compare(t *testing.T, d *DB, m *plain) {
 				t.Errorf("image %+v, want %+v", img, m.images[img.ID])
 			}
 			equal(t, m.path(img.ID))(tx.Ancestry(img.ID))
+			equal(t, len(m.path(img.ID))-1)(tx.Depth(img.ID))
 			equal(t, m.own(img.ID))(tx.LayersOf(img.ID))
 			return nil
 		}); err != nil {

@@ -16,8 +16,11 @@ import (
 type Tx struct {
 	b       *bolt.Tx
 	buckets [bucketCount]*bolt.Bucket
+	depths  *depths
 	dirty   bool
 	ended   bool
+	// links has what the clone links led to that were written anew.
+	links map[store.ID]store.ID
 }
 
 // guard turns a panic of the file format's code, which it raises on damage, into an
