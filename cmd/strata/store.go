@@ -33,6 +33,7 @@ func (c *cli) storeCmd() *cobra.Command {
 				return usagef(cmd, "%s wants --data", cmd.CommandPath())
 			}
 			cfg.CopyRate, cfg.Version = rate.Bytes, version
+			cfg.TLS, cfg.Insecure = c.tls, c.insecure
 			var err error
 			if cfg.StableAck, err = choice(cmd, "ack", ack, "buffered", "stable"); err != nil {
 				return err

@@ -22,6 +22,9 @@ type Dialer struct {
 	// Label is what errors call the export, in place of its URI or name. Set it
 	// when the name holds a secret.
 	Label string
+	// Linger is how long Close waits for the server to end the connection, which ours
+	// does once it has released the export; 0 means not at all.
+	Linger time.Duration
 	// TLS, if set, is what TCP connections are secured with, whatever the URI says, and
 	// unix ones where it asks for that, in TLS 1.3. Without it, a URI that asks for TLS
 	// is refused.
@@ -87,7 +90,7 @@ func (d *Dialer) start(ctx context.Context, nc net.Conn, export string, secure b
 		label = fmt.Sprintf("export %q", export)
 	}
 	l := &link{
-		nc: nc, label: label, n: n, timeout: d.Timeout,
+		nc: nc, label: label, n: n, timeout: d.Timeout, linger: d.Linger,
 		sending: make(chan struct{}, 1),
 		pending: make(map[uint64]*exchange),
 		gone:    make(chan struct{}),
@@ -111,6 +114,7 @@ type link struct {
 	label   string
 	n       Negotiated
 	timeout time.Duration
+	linger  time.Duration
 
 	sending chan struct{} // held while a message is written
 	scratch []byte
@@ -163,12 +167,25 @@ func (l *link) Close() error {
 		default: // somebody is in the middle of a message
 		}
 	}
+	if first && bye == nil && l.linger > 0 {
+		l.awaitEnd()
+	}
 	l.nc.Close()
 	<-l.gone
 	if bye != nil {
 		return fmt.Errorf("close %s: %w", l.label, bye)
 	}
 	return nil
+}
+
+// awaitEnd waits until the server has closed its side.
+func (l *link) awaitEnd() {
+	t := time.NewTimer(l.linger)
+	defer t.Stop()
+	select {
+	case <-l.gone:
+	case <-t.C:
+	}
 }
 
 // ReadAt reads len(p) bytes, as io.ReaderAt does.

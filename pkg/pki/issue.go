@@ -14,6 +14,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -82,7 +83,7 @@ func Init(dir string, t Terms) error {
 }
 
 // Renew replaces certificate and key of the given roles, or of all if none is given, in
-// a directory made by Init. The names in them stay. Who uses the files in place has the
+// a directory made by Init. The names in them stay, and t.Hosts are added. Who uses the files in place has the
 // new ones from the next connection on.
 func Renew(dir string, t Terms, roles ...Role) error {
 	a, err := loadAuthority(dir)
@@ -100,7 +101,12 @@ func Renew(dir string, t Terms, roles ...Role) error {
 		if err != nil {
 			return fmt.Errorf("renew certificates: %w", err)
 		}
-		if err := a.issueTo(dir, r, append(hosts, t.Hosts...), t); err != nil {
+		for _, h := range t.Hosts {
+			if r == RoleStore && !slices.Contains(hosts, h) {
+				hosts = append(hosts, h)
+			}
+		}
+		if err := a.issueTo(dir, r, hosts, t); err != nil {
 			return fmt.Errorf("renew certificates: %w", err)
 		}
 	}

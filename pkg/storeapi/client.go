@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/strata-csi/strata/pkg/pki"
 	"github.com/strata-csi/strata/pkg/store"
 	"github.com/strata-csi/strata/pkg/storeapi/storepb"
 )
@@ -17,9 +18,10 @@ import (
 // Client is a store.Full in another process. Safe for concurrent use. Besides the
 // errors of the store, every method may answer store.ErrUnavailable.
 type Client struct {
-	api  address
-	conn *grpc.ClientConn
-	rpc  storepb.StoreClient
+	api   address
+	files pki.Files
+	conn  *grpc.ClientConn
+	rpc   storepb.StoreClient
 
 	mu      sync.Mutex
 	closed  bool
@@ -31,18 +33,22 @@ var _ store.Full = (*Client)(nil)
 
 // Dial prepares a client of the store at addr: the path of its unix socket or data
 // directory, or host:port. It does not wait for the store; the first call does.
-// ErrInvalid when addr is none of these.
-func Dial(addr string) (*Client, error) {
+// ErrInvalid when addr is none of these, or leads over a network that opts do not allow;
+// the errors of pki.Files.Check when it is TCP and the files are of no use.
+func Dial(addr string, opts DialOptions) (*Client, error) {
 	api, err := parseAddress(addr)
 	if err != nil {
 		return nil, err
 	}
-	conn, err := grpc.NewClient(api.target(), dialOptions()...)
+	if err := opts.check(api); err != nil {
+		return nil, err
+	}
+	conn, err := grpc.NewClient(api.target(), opts.grpcOptions(api)...)
 	if err != nil {
 		return nil, fmt.Errorf("store at %s: %w", api.value, errors.Join(err, store.ErrInvalid))
 	}
 	return &Client{
-		api: api, conn: conn, rpc: storepb.NewStoreClient(conn),
+		api: api, files: opts.TLS, conn: conn, rpc: storepb.NewStoreClient(conn),
 		devices: make(map[*device]struct{}), edges: make(map[store.ID]*edgeLock),
 	}, nil
 }

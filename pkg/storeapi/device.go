@@ -79,7 +79,7 @@ func (c *Client) connect(ctx context.Context, info store.Info) (*nbd.Client, err
 		return nil, err
 	}
 	t.Export = string(info.ID)
-	conn, err := dialNBD(ctx, t)
+	conn, err := c.dialNBD(ctx, t)
 	if err == nil {
 		return conn, nil
 	}
@@ -97,18 +97,19 @@ func (c *Client) connect(ctx context.Context, info store.Info) (*nbd.Client, err
 	return nil, fmt.Errorf("open %s: %w", info.Ref(), err)
 }
 
-// dialNBD connects to an export with a connection that lingers.
-func dialNBD(ctx context.Context, t nbd.Target) (*nbd.Client, error) {
-	var d net.Dialer
-	nc, err := d.DialContext(ctx, t.Network, t.Address)
-	if err != nil {
-		return nil, err
+// lingerTimeout bounds how long closing a device waits for the server to let go of it.
+const lingerTimeout = 5 * time.Second
+
+// dialNBD connects to an export. Whoever has closed the device may remove, revert or
+// publish the image at once, since the server has released it by then.
+func (c *Client) dialNBD(ctx context.Context, t nbd.Target) (*nbd.Client, error) {
+	d := nbd.Dialer{Label: fmt.Sprintf("export %q", t.Export), Linger: lingerTimeout}
+	if c.files.Set() {
+		d.TLS = c.files.Client()
 	}
-	l := linger(nc)
-	conn, err := new(nbd.Dialer).Start(ctx, l, t.Export)
+	conn, err := d.Dial(ctx, t.String())
 	if err != nil {
-		nc.Close()
-		return nil, err
+		return nil, c.files.Explain(err)
 	}
 	return conn, nil
 }

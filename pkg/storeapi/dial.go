@@ -11,10 +11,10 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/strata-csi/strata/pkg/nbd"
+	"github.com/strata-csi/strata/pkg/pki"
 	"github.com/strata-csi/strata/pkg/store"
 )
 
@@ -59,11 +59,44 @@ func (a address) target() string {
 	return "passthrough:///" + a.value
 }
 
-// dialOptions: no proxy may stand between a tool and its store, and a store that
+// DialOptions say how a client proves who it is.
+type DialOptions struct {
+	// TLS are the files of the client; TCP connections of the API and of NBD use them.
+	// Unix sockets are guarded by their mode and use none.
+	TLS pki.Files
+	// Insecure allows TCP to other machines in the clear when TLS is not set.
+	Insecure bool
+}
+
+// check refuses files that are of no use, and what would go over a network in the clear
+// without being meant to.
+func (o DialOptions) check(api address) error {
+	switch {
+	case api.network == "unix":
+		return nil
+	case o.TLS.Set():
+		if err := o.TLS.Check(); err != nil {
+			return fmt.Errorf("store at %s: %w", api.value, err)
+		}
+		return nil
+	case o.Insecure || api.loopback():
+		return nil
+	}
+	return fmt.Errorf("store at %s: it is on another machine, and neither certificates are given nor is it allowed to talk to it in the clear: %w", api.value, store.ErrInvalid)
+}
+
+// loopback tells whether the address leads to this machine.
+func (a address) loopback() bool {
+	host := a.host()
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// grpcOptions: no proxy may stand between a tool and its store, and a store that
 // restarts is found again within a second or two.
-func dialOptions() []grpc.DialOption {
+func (o DialOptions) grpcOptions(api address) []grpc.DialOption {
 	return []grpc.DialOption{
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithTransportCredentials(clientCredentials(api, o.TLS)),
 		grpc.WithNoProxy(),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReply)),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),

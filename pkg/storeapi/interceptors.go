@@ -11,6 +11,8 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 	"k8s.io/klog/v2"
+
+	"github.com/strata-csi/strata/pkg/pki"
 )
 
 const (
@@ -25,15 +27,17 @@ const (
 )
 
 // ServerOptions are the grpc options every store API server uses: a bound on
-// requests, a log line for each (level 4, failures of the store at level 2), and
-// recovery from panics.
-func ServerOptions(log klog.Logger) []grpc.ServerOption {
+// requests, a log line for each (level 4, failures of the store at level 2), recovery
+// from panics, and who may call what. With files, TCP connections must use TLS and show
+// a certificate with a role; without, they may call everything, as unix ones always may.
+func ServerOptions(log klog.Logger, files pki.Files) []grpc.ServerOption {
 	return []grpc.ServerOption{
+		grpc.Creds(serverCredentials(log, files)),
 		grpc.MaxRecvMsgSize(maxRequest),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
-		grpc.ChainUnaryInterceptor(unaryInterceptor(log)),
-		grpc.ChainStreamInterceptor(streamInterceptor(log)),
+		grpc.ChainUnaryInterceptor(unaryInterceptor(log), unaryRoles),
+		grpc.ChainStreamInterceptor(streamInterceptor(log), streamRoles),
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 	"k8s.io/klog/v2/textlogger"
 
+	"github.com/strata-csi/strata/pkg/pki"
 	"github.com/strata-csi/strata/pkg/store"
 	"github.com/strata-csi/strata/pkg/store/memstore"
 )
@@ -56,11 +57,11 @@ func serveIn(t *testing.T, dir string, full store.Full, endpoints ...string) (*C
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := grpc.NewServer(ServerOptions(logger)...)
+	g := grpc.NewServer(ServerOptions(logger, pki.Files{})...)
 	NewServer(full, endpoints...).Register(g)
 	served := make(chan error, 1)
 	go func() { served <- g.Serve(l) }()
-	c, err := Dial(dir)
+	c, err := Dial(dir, DialOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -283,7 +284,7 @@ func TestManyProblemsArrive(t *testing.T) {
 
 func TestUnreachableStoreIsUnavailable(t *testing.T) {
 	dir := t.TempDir()
-	c, err := Dial(filepath.Join(dir, "none.sock"))
+	c, err := Dial(filepath.Join(dir, "none.sock"), DialOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -43,6 +43,7 @@ func table() []mapping {
 		{store.ErrRange, codes.OutOfRange, "RANGE"},
 		{store.ErrInvalid, codes.InvalidArgument, "INVALID"},
 		{store.ErrUnsupported, codes.Unimplemented, "UNSUPPORTED"},
+		{ErrDenied, codes.PermissionDenied, "DENIED"},
 	}
 }
 
@@ -120,9 +121,15 @@ func fromStatus(server string, err error) error {
 // connectionText takes the cause out of what gRPC wraps around it when it cannot
 // connect.
 func connectionText(text string) string {
-	const wrap = "Error while dialing: " //nolint:misspell // it is gRPC's spelling
-	if _, cause, ok := strings.Cut(text, wrap); ok {
-		return strings.TrimSuffix(cause, `"`)
+	wraps := []string{
+		"Error while dialing: ", //nolint:misspell // it is gRPC's spelling
+		"authentication handshake failed: ",
+		"error reading server preface: ",
+	}
+	for _, wrap := range wraps {
+		if _, cause, ok := strings.Cut(text, wrap); ok {
+			return strings.ReplaceAll(strings.TrimSuffix(cause, `"`), `\"`, `"`)
+		}
 	}
 	return text
 }
