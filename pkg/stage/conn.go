@@ -123,6 +123,13 @@ func (c *connState) due(every time.Duration) bool {
 	return true
 }
 
+// reset forgets what was before the volume was made anew.
+func (c *connState) reset() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lost, c.problem, c.told, c.ended = time.Time{}, "", false, false
+}
+
 // hear notes that the kernel says that the link is dead.
 func (c *connState) hear() {
 	c.mu.Lock()

@@ -14,10 +14,26 @@ import (
 
 const defaultFS = "ext4"
 
-// xfsOptions is where xfsprogs keeps the features that Linux 6.1 can mount. Versions of
-// mkfs.xfs that are newer than the node's kernel turn on others. Versions that do not
-// have the file are older.
+// xfsOptions is where xfsprogs keeps the features that Linux 6.1 can mount. Later versions
+// of mkfs.xfs turn on others. Version 6.1 and older need no telling; the file that 6.1 has
+// is one that it cannot read.
 const xfsOptions = "/usr/share/xfsprogs/mkfs/lts_6.1.conf"
+
+// xfsArgs are the arguments that keep mkfs.xfs to what Linux 6.1 can mount.
+func (s *Service) xfsArgs(ctx context.Context) []string {
+	out, err := s.cfg.Exec.CommandContext(ctx, "mkfs.xfs", "-V").CombinedOutput()
+	if err != nil {
+		return nil // mkfs.xfs itself will tell
+	}
+	var major, minor int
+	if _, err := fmt.Sscanf(string(out), "mkfs.xfs version %d.%d", &major, &minor); err != nil || major < 6 || major == 6 && minor <= 1 {
+		return nil
+	}
+	if _, err := os.Stat(xfsOptions); err != nil {
+		return nil
+	}
+	return []string{"-c", "options=" + xfsOptions}
+}
 
 func known(fsType string) bool { return fsType == "ext4" || fsType == "ext3" || fsType == "xfs" }
 
@@ -43,10 +59,7 @@ func (s *Service) mkfs(ctx context.Context, fsType, device string) error {
 	case "ext4", "ext3":
 		args = []string{"-F", "-q", "-m0", "-E", "nodiscard", device}
 	case "xfs":
-		args = []string{"-f", "-q", "-K", device}
-		if _, err := os.Stat(xfsOptions); err == nil {
-			args = append([]string{"-c", "options=" + xfsOptions}, args...)
-		}
+		args = append(s.xfsArgs(ctx), "-f", "-q", "-K", device)
 	default:
 		return checkFS(fsType)
 	}

@@ -70,6 +70,7 @@ func (s *Service) mapIt(ctx context.Context, v *volume, info store.Info, t Ticke
 		if err := s.put(v, r); err != nil {
 			return err
 		}
+		v.conn.reset()
 		if err := s.alone(v, info.ID); err != nil {
 			return errors.Join(err, s.drop(v))
 		}

@@ -38,8 +38,9 @@ type Config struct {
 	// Patience is how long a device without a known socket may take to answer a read
 	// before its link is examined; 0 means 1 s.
 	Patience time.Duration
-	// KeyLimit is after how many bytes a TCP connection is replaced, because of the
-	// limits of its key; 0 means never.
+	// KeyLimit is after how many bytes, read and written together, a TCP connection is
+	// replaced because of its key's age; 0 means never. Half of nbd.KeyBudget leaves
+	// room for what requests cost beside their data.
 	KeyLimit int64
 	// Parallel bounds the attempts to reconnect to one store at a time; 0 means 16.
 	Parallel int
@@ -227,11 +228,16 @@ func (s *Service) do(ctx context.Context, id, what string, f func(ctx context.Co
 		s.release(v)
 	}
 	if !s.start(func() {
-		defer leave()
+		answer := func() {}
+		defer func() {
+			leave() // first, so that the caller may ask again at once
+			answer()
+		}()
 		ctx, cancel := s.detached(ctx)
 		defer cancel()
 		v.at("being looked at")
-		done <- f(ctx, v)
+		err := f(ctx, v)
+		answer = func() { done <- err }
 	}) {
 		leave()
 		return fmt.Errorf("%s volume %s: %w", what, id, store.ErrClosed)

@@ -111,6 +111,7 @@ func (s *Service) build(ctx context.Context, v *volume, conn Connection, info st
 		return err
 	}
 	u.add("remove the record", func(context.Context) error { return s.drop(v) })
+	v.conn.reset()
 	s.point.Hit("stage.recorded")
 	if err := s.alone(v, req.Ticket.Image); err != nil {
 		return err
