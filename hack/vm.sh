@@ -44,7 +44,7 @@ for package in "${packages[@]}"; do
     echo "==> vm: $package in $kind"
     "$bin/guest" -kind "$kind" -timeout "${limit[$kind]}" -disk 4096 -disk-fs xfs -dir "$PWD/$package" \
       -env "STRATA_BIN=${STRATA_BIN:-$PWD/bin/strata},STRATA_SEED=${STRATA_SEED:-}" \
-      -- "$test" -test.v -test.timeout "${limit[$kind]}" </dev/null || failed+=("$package in $kind")
+      -- "$test" -test.v ${STRATA_VM_RUN:+-test.run="$STRATA_VM_RUN"} -test.timeout "${limit[$kind]}" </dev/null || failed+=("$package in $kind")
   done
 done
 
