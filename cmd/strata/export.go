@@ -99,7 +99,7 @@ func (c *cli) openOutput(ctx context.Context, to string, bytes int64, force bool
 		return output{w: c.out, commit: nothing, abort: nothing}, nil
 	}
 	if transfer.IsURI(to) {
-		e, err := transfer.DialExport(ctx, to)
+		e, err := transfer.DialExport(ctx, to, c.tls)
 		if err != nil {
 			return output{}, err
 		}

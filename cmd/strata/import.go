@@ -77,7 +77,7 @@ func (c *cli) openInput(ctx context.Context, name string) (input, error) {
 	case name == "-":
 		return input{r: transfer.Interruptible(ctx, c.in), close: func() error { return nil }}, nil
 	case transfer.IsURI(name):
-		e, err := transfer.DialExport(ctx, name)
+		e, err := transfer.DialExport(ctx, name, c.tls)
 		if err != nil {
 			return input{}, err
 		}

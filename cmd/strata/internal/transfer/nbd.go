@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/strata-csi/strata/pkg/nbd"
+	"github.com/strata-csi/strata/pkg/pki"
 	"github.com/strata-csi/strata/pkg/store"
 )
 
@@ -19,11 +20,19 @@ func IsURI(s string) bool {
 	return ok && strings.HasPrefix(scheme, "nbd")
 }
 
-// DialExport connects to an NBD export.
-func DialExport(ctx context.Context, uri string) (*Export, error) {
-	c, err := nbd.Dial(ctx, uri)
+// DialExport connects to an NBD export, with the files where the address asks for TLS:
+// that of a store. Others may be anybody's and know nothing of certificates.
+func DialExport(ctx context.Context, uri string, files pki.Files) (*Export, error) {
+	var d nbd.Dialer
+	if t, err := nbd.ParseURI(uri); err == nil && t.TLS && files.Set() {
+		if err := files.Check(); err != nil {
+			return nil, err
+		}
+		d.TLS = files.Client()
+	}
+	c, err := d.Dial(ctx, uri)
 	if err != nil {
-		return nil, err
+		return nil, files.Explain(err)
 	}
 	return &Export{Client: c.WithContext(ctx)}, nil
 }
