@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"github.com/strata-csi/strata/pkg/failpoint"
-	"github.com/strata-csi/strata/pkg/flatten"
 	"github.com/strata-csi/strata/pkg/store"
 )
 
@@ -59,10 +58,6 @@ func (s *Service) modify(ctx context.Context, want id, t Tuning) error {
 	f, err := s.find(ctx, want)
 	if err != nil {
 		return err
-	}
-	if t.Soft != nil && t.Hard == nil && f.info.Policy.Hard == 0 {
-		// The limit that is left open is the store's default; it follows the one given.
-		f.info.Policy.Hard = max(flatten.DefaultHard, *t.Soft)
 	}
 	if err := t.validate(f.info.Policy); err != nil {
 		return fmt.Errorf("modify volume %s: %w", f.info.Name, err)

@@ -21,11 +21,15 @@ type copyRecord struct {
 	// Frozen is the snapshot that is read; of an image it is taken for the copy and
 	// removed at its end.
 	Frozen store.ID `json:"frozen,omitempty"`
-	// Image is the image being filled, "" before it was made.
-	Image store.ID `json:"image,omitempty"`
+	// Image is the image being filled, "" before it was made. Digest is its digest: what
+	// has the name and another digest is somebody else's.
+	Image  store.ID `json:"image,omitempty"`
+	Digest string   `json:"digest"`
 	// Done is up to where it is filled, durably, in bytes; Total is where it ends.
 	Done  int64 `json:"done,omitempty"`
 	Total int64 `json:"total,omitempty"`
+	// Format is what is known of the content.
+	Format store.Format `json:"format,omitempty"`
 	// Doomed: the image is being removed.
 	Doomed bool `json:"doomed,omitempty"`
 }
@@ -80,18 +84,12 @@ func (s *Service) copyTo(ctx context.Context, p *plan, m pool.Member, src *found
 	if err := s.lastCopy(c.key); err != nil {
 		return found{}, fmt.Errorf("volume %s: copy to %s: %w", p.Name, m, err)
 	}
-	r, text, err := readCopy(ctx, m, p.image)
+	there, err := s.announce(ctx, c, p, src)
 	if err != nil {
-		return found{}, err
+		return found{}, fmt.Errorf("volume %s: %w", p.Name, err)
+	} else if there != nil {
+		return s.existing(ctx, p, found{p.pool.Name, m, *there})
 	}
-	if r == nil || r.Source != src.info.ID || r.Doomed {
-		r = &copyRecord{Pool: src.pool, Store: src.m.UUID, Source: src.info.ID, Total: src.info.Size}
-		if err := swap(ctx, m, copyNote(p.image), text, r.encode()); err != nil {
-			return found{}, fmt.Errorf("volume %s: %w", p.Name, err)
-		}
-		failpoint.Hit("volume.copy.noted")
-	}
-	c.record, c.text = *r, r.encode()
 	if err := s.freeze(ctx, c, src); err != nil {
 		return found{}, s.abandon(ctx, c, fmt.Errorf("volume %s: %w", p.Name, err))
 	}
@@ -99,9 +97,9 @@ func (s *Service) copyTo(ctx context.Context, p *plan, m pool.Member, src *found
 	if p.BlockSize == 0 {
 		spec.BlockSize = src.info.BlockSize
 	}
-	info, err := m.Remote.Create(ctx, spec)
+	info, err := s.make(ctx, m, spec)
 	if err != nil {
-		return found{}, s.abandon(ctx, c, fmt.Errorf("volume %s: %s: %w", p.Name, m, err))
+		return found{}, s.abandon(ctx, c, fmt.Errorf("volume %s: %w", p.Name, err))
 	}
 	failpoint.Hit("volume.copy.made")
 	if err := c.adopt(ctx, info.ID); err != nil {
@@ -111,14 +109,33 @@ func (s *Service) copyTo(ctx context.Context, p *plan, m pool.Member, src *found
 	return found{}, s.startCopy(c)
 }
 
-// adopt makes the note name the image that is filled. Another one than before is empty.
-func (c *copying) adopt(ctx context.Context, image store.ID) error {
-	if c.record.Image == image {
-		return nil
+// announce writes the note of the copy, or takes up the one that is there. An image
+// without a note is complete, and is returned.
+func (s *Service) announce(ctx context.Context, c *copying, p *plan, src *found) (*store.Info, error) {
+	r, text, err := readCopy(ctx, c.m, c.image)
+	if err != nil {
+		return nil, err
 	}
-	next := c.record
-	next.Image, next.Done = image, 0
-	return c.save(ctx, next)
+	if r != nil {
+		c.record, c.text = *r, text
+		if !r.Doomed && r.Digest == p.digest {
+			return nil, nil
+		}
+		if err := s.undoCopy(ctx, c); err != nil { // of an earlier attempt that failed
+			return nil, err
+		}
+	}
+	info, err := c.m.Remote.Lookup(ctx, c.image)
+	switch {
+	case err == nil:
+		return &info, nil
+	case !errors.Is(err, store.ErrNotFound):
+		return nil, fmt.Errorf("%s: %w", c.m, err)
+	}
+	c.text = ""
+	err = c.save(ctx, copyRecord{Pool: src.pool, Store: src.m.UUID, Source: src.info.ID, Digest: p.digest, Total: src.info.Size})
+	failpoint.Hit("volume.copy.noted")
+	return nil, err
 }
 
 // freeze makes sure that there is something to read that does not change.
@@ -127,7 +144,7 @@ func (s *Service) freeze(ctx context.Context, c *copying, src *found) error {
 		return nil
 	}
 	next := c.record
-	next.Frozen, next.Total = src.info.ID, src.info.Size
+	frozen := src.info
 	if src.info.Kind == store.KindImage {
 		name := internalPrefix + hash(c.key)
 		snap, err := src.m.Remote.Snapshot(ctx, src.info.ID, name)
@@ -138,8 +155,9 @@ func (s *Service) freeze(ctx context.Context, c *copying, src *found) error {
 			return fmt.Errorf("freeze %s: %s: %w", src.info.Ref(), src.m, err)
 		}
 		failpoint.Hit("volume.copy.frozen")
-		next.Frozen, next.Total = snap.ID, snap.Size
+		frozen = snap
 	}
+	next.Frozen, next.Total, next.Format = frozen.ID, frozen.Size, frozen.Format
 	return c.save(ctx, next)
 }
 
@@ -147,7 +165,7 @@ func (s *Service) freeze(ctx context.Context, c *copying, src *found) error {
 // there: then nothing of it remains. Anything else is left for a repetition.
 func (s *Service) abandon(ctx context.Context, c *copying, cause error) error {
 	final := false
-	for _, is := range []error{store.ErrNoSpace, store.ErrNotFound, store.ErrRange, store.ErrInvalid} {
+	for _, is := range []error{store.ErrNoSpace, store.ErrNotFound, store.ErrRange, store.ErrInvalid, store.ErrConflict} {
 		final = final || errors.Is(cause, is)
 	}
 	if !final {
@@ -169,14 +187,27 @@ func (s *Service) undoCopy(ctx context.Context, c *copying) error {
 		}
 		failpoint.Hit("volume.copy.doomed")
 	}
-	if c.record.Image != "" {
-		err := c.m.Remote.Remove(ctx, c.record.Image)
-		if err != nil && !errors.Is(err, store.ErrNotFound) {
-			return fmt.Errorf("remove the copy %s: %s: %w", c.image, c.m, err)
-		}
-		failpoint.Hit("volume.copy.removed")
+	image, err := c.target(ctx)
+	if err == nil && image != "" {
+		err = c.m.Remote.Remove(ctx, image)
 	}
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return fmt.Errorf("remove the copy %s: %s: %w", c.image, c.m, err)
+	}
+	failpoint.Hit("volume.copy.removed")
 	return s.endCopy(ctx, c)
+}
+
+// target is the image of the copy, "" if there is none. The note may not know yet.
+func (c *copying) target(ctx context.Context) (store.ID, error) {
+	if c.record.Image != "" {
+		return c.record.Image, nil
+	}
+	info, err := c.m.Remote.Lookup(ctx, c.image)
+	if err != nil || info.Digest != c.record.Digest {
+		return "", err
+	}
+	return info.ID, nil
 }
 
 // endCopy removes the snapshot that was taken for the copy, then the note.
@@ -215,6 +246,9 @@ func (s *Service) continueCopy(ctx context.Context, p *plan, f found) error {
 			return err
 		}
 		return fmt.Errorf("volume %s: an earlier attempt was cleared away: %w", p.Name, store.ErrBusy)
+	}
+	if r.Frozen == "" {
+		return fmt.Errorf("volume %s: image %s was there before its copy began: %w", p.Name, f.info.ID, store.ErrConflict)
 	}
 	if err := c.adopt(ctx, f.info.ID); err != nil { // made, and the note does not know it yet
 		return err

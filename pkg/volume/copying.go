@@ -50,6 +50,16 @@ func (c *copying) save(ctx context.Context, next copyRecord) error {
 	return nil
 }
 
+// adopt makes the note name the image that is filled. Another one than before is empty.
+func (c *copying) adopt(ctx context.Context, image store.ID) error {
+	if c.record.Image == image {
+		return nil
+	}
+	next := c.record
+	next.Image, next.Done = image, 0
+	return c.save(ctx, next)
+}
+
 // startCopy lets the copy run in the background, unless it does already, and returns
 // ErrBusy with its progress.
 func (s *Service) startCopy(c *copying) error {
@@ -143,8 +153,19 @@ func (s *Service) runCopy(ctx context.Context, c *copying) {
 	close(c.done)
 }
 
-// copy fills the image from where the note says, and completes it.
+// copy fills the image from where the note says, and completes it. When all is filled
+// the source is not needed, and what was taken for the copy may be gone.
 func (s *Service) copy(ctx context.Context, c *copying) error {
+	if c.record.Done < c.record.Total {
+		if err := s.fill(ctx, c); err != nil {
+			return err
+		}
+	}
+	return s.complete(ctx, c)
+}
+
+// fill copies what is missing, and notes how far it is after each stride.
+func (s *Service) fill(ctx context.Context, c *copying) (err error) {
 	src, err := s.find(ctx, id{snapshotPrefix, c.record.Pool, c.record.Frozen, c.record.Store})
 	if err != nil {
 		return fmt.Errorf("source: %w", err)
@@ -153,12 +174,12 @@ func (s *Service) copy(ctx context.Context, c *copying) error {
 	if err != nil {
 		return fmt.Errorf("source %s: %s: %w", src.info.Ref(), src.m, err)
 	}
-	defer from.Close()
+	defer func() { err = errors.Join(err, from.Close()) }()
 	to, err := c.m.Remote.Open(ctx, c.record.Image)
 	if err != nil {
 		return c.atTarget(err)
 	}
-	defer to.Close()
+	defer func() { err = errors.Join(err, to.Close()) }()
 	for c.record.Done < c.record.Total {
 		length := min(s.opts.Stride, c.record.Total-c.record.Done)
 		if err := c.stride(ctx, from, to, c.record.Done, length); err != nil {
@@ -174,17 +195,12 @@ func (s *Service) copy(ctx context.Context, c *copying) error {
 		}
 		failpoint.Hit("volume.copy.progress")
 	}
-	if err := to.Close(); err != nil {
-		return fmt.Errorf("%s: %w", c.m, err)
-	}
-	if err := from.Close(); err != nil {
-		return fmt.Errorf("source: %w", err)
-	}
-	return s.complete(ctx, c, src.info.Format)
+	return nil
 }
 
 // complete hands down what is known of the content, then makes the copy a volume.
-func (s *Service) complete(ctx context.Context, c *copying, format store.Format) error {
+func (s *Service) complete(ctx context.Context, c *copying) error {
+	format := c.record.Format
 	if format == store.FormatNone {
 		format = store.FormatUnknown // whatever it is, nobody may format it
 	}
@@ -212,18 +228,18 @@ func (c *copying) atTarget(err error) error {
 
 // stride copies the data in one range.
 func (c *copying) stride(ctx context.Context, from, to store.Device, off, length int64) error {
-	g, ctx := errgroup.WithContext(ctx)
+	g, some := errgroup.WithContext(ctx)
 	g.SetLimit(copyDepth)
 	err := from.Extents(off, length, "", func(e store.Extent) bool {
 		if !e.Data || e.Zero {
 			c.bytes.Store(e.Offset + e.Length)
-			return ctx.Err() == nil
+			return some.Err() == nil
 		}
-		for at := e.Offset; at < e.Offset+e.Length && ctx.Err() == nil; at += copyChunk {
+		for at := e.Offset; at < e.Offset+e.Length && some.Err() == nil; at += copyChunk {
 			n := min(copyChunk, e.Offset+e.Length-at)
-			g.Go(func() error { return c.chunk(ctx, from, to, at, n) })
+			g.Go(func() error { return c.chunk(some, from, to, at, n) })
 		}
-		return ctx.Err() == nil
+		return some.Err() == nil
 	})
 	if werr := g.Wait(); werr != nil {
 		return werr

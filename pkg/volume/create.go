@@ -74,104 +74,138 @@ func (s *Service) source(ctx context.Context, p *plan) (*found, error) {
 	return &f, nil
 }
 
-// place finds the store on which the image is made and makes it there. It leaves a store
-// only when that has answered that it is full, after the anchor has noted where to go.
+// site is where an image is about to be made.
+type site struct {
+	view   pool.View
+	anchor pool.Member
+	note   string // what the anchor says: UUID of the store, "" for itself
+	src    *found // nil for an empty image
+	near   bool   // the anchor is the source's store
+	size   int64
+	need   int64 // bytes that a store must have free
+}
+
+// place finds the store on which the image is made and makes it there.
 func (s *Service) place(ctx context.Context, p *plan, v pool.View, src *found) (found, error) {
-	var least, need int64
-	anchor := anchorOf(v, p.image)
-	near := src != nil && src.pool == p.pool.Name // the anchor is the source's store
-	if src != nil {
-		least = src.info.Size
-	}
-	if near {
-		anchor = src.m.UUID
-	} else if src != nil {
-		var err error
-		if need, err = room(ctx, src); err != nil {
-			return found{}, err
-		}
-	}
-	size, err := p.size(least)
-	if err != nil {
-		return found{}, err
-	}
-	if anchor == "" {
-		return found{}, fmt.Errorf("volume %s: no store of pool %s can take volumes yet: %w", p.Name, v.Pool, errors.Join(v.Err(), store.ErrUnavailable))
-	}
-	at, err := v.Find(anchor)
+	at, err := s.survey(ctx, p, v, src)
 	if err != nil {
 		return found{}, fmt.Errorf("volume %s: %w", p.Name, err)
 	}
-	forwarded, err := note(ctx, at, forwardNote(p.image))
-	if err != nil {
-		return found{}, err
+	if at.note != "" {
+		return s.settle(ctx, p, at, at.note)
 	}
-	target := forwarded
+	// Nothing was forwarded, so if anything was made, then here.
+	info, err := at.anchor.Remote.Lookup(ctx, p.image)
+	switch {
+	case err == nil:
+		return s.existing(ctx, p, found{p.pool.Name, at.anchor, info})
+	case !errors.Is(err, store.ErrNotFound):
+		return found{}, fmt.Errorf("volume %s: %s: %w", p.Name, at.anchor, err)
+	case at.near:
+		return s.settle(ctx, p, at, at.anchor.UUID)
+	}
+	target := choose(v, p.image, p.Prefer, at.need, nil)
 	if target == "" {
-		target = anchor
-		if !near {
-			if best := choose(v, p.image, p.Prefer, need, nil); best != "" {
-				target = best
-			}
+		target = at.anchor.UUID
+	}
+	return s.settle(ctx, p, at, target)
+}
+
+// survey finds the anchor and what it says, and how large the image becomes.
+func (s *Service) survey(ctx context.Context, p *plan, v pool.View, src *found) (*site, error) {
+	at := &site{view: v, src: src}
+	anchor, least := anchorOf(v, p.image), int64(0)
+	if src != nil {
+		least = src.info.Size
+		if at.near = src.pool == p.pool.Name; at.near {
+			anchor = src.m.UUID
 		}
 	}
+	var err error
+	if at.size, err = p.size(least); err != nil {
+		return nil, err
+	}
+	if anchor == "" {
+		return nil, fmt.Errorf("no store of pool %s can take volumes yet: %w", v.Pool, errors.Join(v.Err(), store.ErrUnavailable))
+	}
+	if at.anchor, err = v.Find(anchor); err != nil {
+		return nil, err
+	}
+	if src != nil && !at.near {
+		if at.need, err = room(ctx, src); err != nil {
+			return nil, err
+		}
+	}
+	at.note, err = note(ctx, at.anchor, forwardNote(p.image))
+	return at, err
+}
+
+// settle makes the image at the target, or at the next store that has room. It leaves a
+// store only when that has answered that it is full and does not have the image, and
+// goes on only when the anchor has noted where to.
+func (s *Service) settle(ctx context.Context, p *plan, at *site, target string) (found, error) {
 	tried := make(map[string]bool)
 	for {
-		if target != anchor && target != forwarded {
-			if err := s.forward(ctx, p, at, forwarded, target); err != nil {
+		if err := s.forward(ctx, p, at, target); err != nil {
+			return found{}, err
+		}
+		f, cause := s.makeAt(ctx, p, at, target)
+		if !errors.Is(cause, store.ErrNoSpace) {
+			return f, cause
+		}
+		if at.src != nil && at.need == 0 {
+			var err error
+			if at.need, err = room(ctx, at.src); err != nil {
 				return found{}, err
 			}
-			forwarded = target
-			failpoint.Hit("volume.create.forwarded")
-		}
-		f, err := s.makeAt(ctx, p, v, target, src, size)
-		if !errors.Is(err, store.ErrNoSpace) {
-			return f, err
 		}
 		tried[target] = true
-		if near && need == 0 {
-			if need, err = room(ctx, src); err != nil {
-				return found{}, err
-			}
+		if target = choose(at.view, p.image, "", at.need, tried); target == "" {
+			return found{}, full(p, at.view, cause)
 		}
-		next := choose(v, p.image, "", need, tried)
-		if next == "" {
-			return found{}, full(p, v, err)
-		}
-		s.opts.Event(Event{Kind: Forwarded, Pool: v.Pool, Image: p.image, Store: next, Err: err})
-		if next == anchor { // the note must not point past it
-			if err := s.forward(ctx, p, at, forwarded, ""); err != nil {
-				return found{}, err
-			}
-			forwarded = ""
-		}
-		target = next
+		s.opts.Event(Event{Kind: Forwarded, Pool: at.view.Pool, Image: p.image, Store: target, Err: cause})
 	}
 }
 
 // makeAt makes the image on one store: empty, as a clone if the source is there, or by a
 // copy. ErrNoSpace means that nothing of it is there.
-func (s *Service) makeAt(ctx context.Context, p *plan, v pool.View, target string, src *found, size int64) (found, error) {
-	m, err := v.Find(target)
+func (s *Service) makeAt(ctx context.Context, p *plan, at *site, target string) (found, error) {
+	m, err := at.view.Find(target)
 	if err != nil {
 		return found{}, fmt.Errorf("volume %s is made there: %w", p.Name, err)
 	}
-	if src != nil && src.m.UUID != m.UUID {
-		return s.copyTo(ctx, p, m, src, size)
+	if at.src != nil && at.src.m.UUID != m.UUID {
+		return s.copyTo(ctx, p, m, at.src, at.size)
 	}
 	var parent *store.Info
-	if src != nil {
-		parent = &src.info
+	if at.src != nil {
+		parent = &at.src.info
 	}
-	info, err := m.Remote.Create(ctx, p.spec(parent, size))
+	info, err := s.make(ctx, m, p.spec(parent, at.size))
 	if err != nil {
 		if errors.Is(err, store.ErrBusy) {
 			err = fmt.Errorf("%w%s", err, flattening(ctx, m, ""))
 		}
-		return found{}, fmt.Errorf("volume %s: %s: %w", p.Name, m, err)
+		return found{}, fmt.Errorf("volume %s: %w", p.Name, err)
 	}
 	failpoint.Hit("volume.create.made")
 	return s.existing(ctx, p, found{p.pool.Name, m, info})
+}
+
+// make makes an image. A store that is full may say so although it has the image from an
+// earlier attempt, so that is looked up before the answer counts.
+func (s *Service) make(ctx context.Context, m pool.Member, spec store.Spec) (store.Info, error) {
+	info, err := m.Remote.Create(ctx, spec)
+	if errors.Is(err, store.ErrNoSpace) {
+		cause := err
+		if info, err = m.Remote.Lookup(ctx, spec.Name); errors.Is(err, store.ErrNotFound) {
+			err = cause
+		}
+	}
+	if err != nil {
+		return store.Info{}, fmt.Errorf("%s: %w", m, err)
+	}
+	return info, nil
 }
 
 // existing answers with an image that has the volume's name, if it is what is asked for.

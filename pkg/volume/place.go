@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/strata-csi/strata/pkg/failpoint"
 	"github.com/strata-csi/strata/pkg/pool"
 	"github.com/strata-csi/strata/pkg/store"
 )
@@ -64,12 +65,21 @@ func choose(v pool.View, name, prefer string, need int64, not map[string]bool) s
 
 func forwardNote(image string) string { return "fwd/" + image }
 
-// forward makes the anchor say that the image is made at the store next. From when it
-// returns, nobody makes it anywhere else.
-func (s *Service) forward(ctx context.Context, p *plan, anchor pool.Member, old, next string) error {
-	if err := swap(ctx, anchor, forwardNote(p.image), old, next); err != nil {
+// forward makes the anchor say at which store the image is made. From when it returns,
+// nobody makes it anywhere else.
+func (s *Service) forward(ctx context.Context, p *plan, at *site, target string) error {
+	next := target
+	if target == at.anchor.UUID {
+		next = ""
+	}
+	if next == at.note {
+		return nil
+	}
+	if err := swap(ctx, at.anchor, forwardNote(p.image), at.note, next); err != nil {
 		return fmt.Errorf("volume %s: forward it: %w", p.Name, err)
 	}
+	at.note = next
+	failpoint.Hit("volume.create.forwarded")
 	return nil
 }
 

@@ -92,7 +92,7 @@ func (s *Service) publish(ctx context.Context, f found, req PublishRequest) (sto
 			return p, fmt.Errorf("it is published there for another use: %w", store.ErrConflict)
 		case p.Node == req.Node:
 			return p, nil
-		case !together(p.Access, req.Access):
+		case !p.Access.Beside(req.Access):
 			return p, fmt.Errorf("it is published to node %s (epoch %d): %w", p.Node, p.Epoch, store.ErrInUse)
 		}
 	}
@@ -117,11 +117,6 @@ func (s *Service) publish(ctx context.Context, f found, req PublishRequest) (sto
 	}
 	failpoint.Hit("volume.publish.published")
 	return p, nil
-}
-
-// together tells whether two nodes may have these rights at once.
-func together(a, b store.Access) bool {
-	return !a.Writes() && !b.Writes() || a == store.AccessShared && b == store.AccessShared
 }
 
 // enter makes requests for one node wait for each other, so that counting its volumes

@@ -44,14 +44,21 @@ func (r *remote) Remove(ctx context.Context, id store.ID) error {
 	return run(r.n, r.addr, "Remove", func(s store.Full) error { return s.Remove(ctx, id) })
 }
 
+// Open gives a device that is closed when the caller never learns of it: with the
+// connection the store lets go of what was open over it.
 func (r *remote) Open(ctx context.Context, id store.ID) (store.Device, error) {
-	return call(r.n, r.addr, "Open", func(s store.Full) (store.Device, error) {
-		d, err := s.Open(ctx, id)
-		if err != nil {
+	var open store.Device
+	d, err := call(r.n, r.addr, "Open", func(s store.Full) (store.Device, error) {
+		var err error
+		if open, err = s.Open(ctx, id); err != nil {
 			return nil, err
 		}
-		return &device{d, r}, nil
+		return &device{open, r}, nil
 	})
+	if err != nil && open != nil {
+		_ = open.Close() // the caller is told of err
+	}
+	return d, err
 }
 
 // Close ends the connection and leaves the store alone.
