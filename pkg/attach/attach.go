@@ -66,7 +66,8 @@ type Config struct {
 	// /sys, /dev and /proc.
 	Sys, Dev, Proc string
 
-	dial func() (*genetlink.Conn, error) // tests
+	dial  func() (*genetlink.Conn, error) // tests
+	armed time.Duration                   // tests; see Kernel.grow
 }
 
 const (
@@ -95,6 +96,7 @@ func (c *Config) fill() error {
 		{&c.CallTimeout, 20 * time.Second, time.Millisecond, time.Hour, "call timeout"},
 		{&c.AdoptTimeout, 5 * time.Second, time.Millisecond, time.Hour, "adopt timeout"},
 		{&c.ProbeTimeout, 5 * time.Second, time.Millisecond, time.Hour, "probe timeout"},
+		{&c.armed, 30 * time.Second, time.Second, time.Hour, "limit of a resize"},
 		{&c.Poll, 30 * time.Second, time.Millisecond, time.Hour, "poll interval"},
 	} {
 		if *d.v == 0 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -113,7 +114,7 @@ func (k *Kernel) settle(ctx context.Context, d Device, r Request) (Device, error
 	if err := k.waitNode(ctx, d.Index); err != nil {
 		return d, err
 	}
-	if err := k.tune(ctx, d.Index); err != nil {
+	if err := k.tune(ctx, d.Index, k.cfg.IOTimeout); err != nil {
 		return d, err
 	}
 	now, err := k.same(d)
@@ -133,17 +134,22 @@ func (k *Kernel) settle(ctx context.Context, d Device, r Request) (Device, error
 // requests of a dead connection to the new one. Newer kernels let requests under way
 // finish before they change such a setting, so what is right already is not written, and
 // a write may take as long as a server does.
-func (k *Kernel) tune(ctx context.Context, index int) error {
-	err, done := k.bounded(ctx, k.cfg.CallTimeout, func() error { return k.writeSettings(index) }, k.found)
+func (k *Kernel) tune(ctx context.Context, index int, timer time.Duration) error {
+	err, done := k.bounded(ctx, k.cfg.CallTimeout, func() error { return k.writeSettings(index, timer) }, func(err error) {
+		if err == nil && timer != k.cfg.IOTimeout {
+			_ = k.writeSettings(index, k.cfg.IOTimeout) // who asked has gone
+		}
+		k.found(err)
+	})
 	if !done {
 		return fmt.Errorf("settings of nbd%d: %w: %w", index, ErrStuck, err)
 	}
 	return err
 }
 
-func (k *Kernel) writeSettings(index int) error {
-	ms := fmt.Sprint(k.cfg.IOTimeout.Milliseconds())
-	if now, err := k.attr(index, "queue", "io_timeout"); err != nil || now != ms {
+func (k *Kernel) writeSettings(index int, timer time.Duration) error {
+	if now, err := k.timer(index); err != nil || now != timer {
+		ms := strconv.FormatInt(timer.Milliseconds(), 10)
 		if err := k.setAttr(index, ms, "queue", "io_timeout"); err != nil {
 			return fmt.Errorf("set the request timer: %w", err)
 		}
@@ -154,6 +160,11 @@ func (k *Kernel) writeSettings(index int) error {
 		}
 	}
 	return nil
+}
+
+func (k *Kernel) timer(index int) (time.Duration, error) {
+	ms, err := k.number(index, "queue", "io_timeout")
+	return time.Duration(ms) * time.Millisecond, err
 }
 
 // waitNode waits until the node is there and is that of this device: a node of an

@@ -189,7 +189,7 @@ func TestKernelBackendMustRepeat(t *testing.T) {
 	wantErr(t, err, unix.EINVAL)
 	other := d
 	other.Backend = backend(2)
-	err = k.exec(reconnectMessage(other, time.Hour, h.fd, h.fd))
+	err = k.exec(reconnectMessage(other, time.Hour, false, h.fd, h.fd))
 	wantErr(t, err, unix.EINVAL)
 	wantErr(t, k.Reconnect(t.Context(), other, s.request()), ErrGone)
 	if err := k.Reconnect(t.Context(), d, s.request()); err != nil {
@@ -210,91 +210,4 @@ func TestKernelDeadTimeout(t *testing.T) {
 		t.Fatal(err)
 	}
 	holds(t, d, s.disk, "revived")
-}
-
-func TestKernelResize(t *testing.T) {
-	k, disk := kernel(t, Config{ProbeTimeout: 500 * time.Millisecond}), newDisk(1<<20, 512)
-	s := serve(t, disk, "unix")
-	d := connect(t, k, s.request())
-	if err := k.Resize(t.Context(), d, 1<<19); err == nil {
-		t.Error("it shrank")
-	}
-	disk.grow(4 << 20)
-	// The server goes by the size of the handshake; a new one tells it. The kernel's
-	// size does not change with that.
-	if err := k.Replace(t.Context(), d, s.dial); err != nil {
-		t.Fatal(err)
-	}
-	wantSize(t, k, 1<<20)
-	for range 2 {
-		if err := k.Resize(t.Context(), d, 4<<20); err != nil {
-			t.Fatal(err)
-		}
-	}
-	wantSize(t, k, 4<<20)
-	if err := pwrite(d, 4<<20-4096, "at the end"); err != nil {
-		t.Error(err)
-	}
-	if err := k.Replace(t.Context(), d, s.dial); err != nil {
-		t.Fatal(err)
-	}
-	wantSize(t, k, 4<<20)
-}
-
-func wantSize(t *testing.T, k *Kernel, size int64) {
-	t.Helper()
-	all, err := k.Devices(t.Context())
-	if err != nil || len(all) != 1 || all[0].Size != size || all[0].BlockSize != 512 {
-		t.Errorf("devices are %v (%v), want one of size %d and block size 512", all, err, size)
-	}
-}
-
-// A server that does not answer, or holds a single request back, is no time to resize.
-func TestKernelResizeNeedsHealth(t *testing.T) {
-	k, disk := kernel(t, Config{ProbeTimeout: 500 * time.Millisecond, CallTimeout: time.Second}), newDisk(1<<20, 512)
-	s := serve(t, disk, "unix")
-	d := connect(t, k, s.request())
-	release := make(chan struct{})
-	disk.on(func(string, int64) { <-release })
-	resize := func() error {
-		return within(t, patience, "resize", func() error { return k.Resize(t.Context(), d, 2<<20) })
-	}
-	wantErr(t, resize(), ErrUnhealthy)
-	wantErr(t, k.Probe(t.Context(), d), ErrUnhealthy)
-	close(release)
-	eventually(t, "a probe comes back", func() bool { return k.Probe(t.Context(), d) == nil })
-
-	held, reached := make(chan struct{}), make(chan struct{})
-	disk.on(func(op string, _ int64) {
-		if op == "write" {
-			close(reached)
-			<-held
-		}
-	})
-	wrote := make(chan error, 1)
-	go func() { wrote <- pwrite(d, 0, "held back") }()
-	<-reached
-	wantErr(t, resize(), ErrUnhealthy)
-
-	// What Resize avoids: newer kernels wait for the write, older ones do not mind.
-	_, leave, err := k.enter(t.Context(), d.Index)
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = within(t, patience, "bare resize", func() error {
-		return k.call(t.Context(), resizeMessage(d, 2<<20), func(error, bool) {})
-	})
-	leave()
-	if err != nil {
-		wantErr(t, err, ErrStuck)
-		wantErr(t, within(t, patience, "reconnect", func() error { return k.Reconnect(t.Context(), d, s.request()) }), ErrStuck)
-	}
-	close(held)
-	if err := <-wrote; err != nil {
-		t.Error(err)
-	}
-	eventually(t, "the size arrives", func() bool { now, err := k.same(d); return err == nil && now.Size == 2<<20 })
-	s.die()
-	eventually(t, "the end is seen", func() bool { return k.Probe(t.Context(), d) != nil })
-	wantErr(t, k.Resize(t.Context(), d, 8<<20), ErrUnhealthy)
 }

@@ -165,17 +165,29 @@ func (s *server) cut() {
 func (s *server) die() {
 	s.mu.Lock()
 	stop, srv, done := s.stop, s.srv, s.done
-	s.stop = nil
 	s.mu.Unlock()
 	if stop == nil {
 		return
 	}
 	s.cut()
 	stop()
+	defer s.ended()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	_ = srv.Close(ctx)
 	<-done
+}
+
+func (s *server) ended() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stop = nil
+}
+
+func (s *server) stopped() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stop == nil
 }
 
 func (s *server) live() int {

@@ -99,13 +99,24 @@ func connectMessage(index int, r Request, dead time.Duration, fd int) message {
 // first it stops there and says that all is well.
 //
 // There is no size in it: a change of size freezes the queue, which waits for requests
-// that only the reconnect can bring to an end. And no timeout, which is still 0: naming
-// it would set queue/io_timeout back to 30 s.
-func reconnectMessage(d Device, dead time.Duration, fd, witness int) message {
+// that only the reconnect can bring to an end. The request timeout is named only to
+// reset what a resize has left, as it sets queue/io_timeout to 30 s.
+func reconnectMessage(d Device, dead time.Duration, reset bool, fd, witness int) message {
 	return message{cmdReconfigure, d.Index, func(e *netlink.AttributeEncoder) {
+		if reset {
+			e.Uint64(attrTimeout, 0)
+		}
 		e.Uint64(attrDeadTimeout, uint64(dead/time.Second))
 		e.String(attrBackend, d.Backend)
 		sockets(e, fd, witness)
+	}}
+}
+
+func timeoutsMessage(d Device, request, dead time.Duration) message {
+	return message{cmdReconfigure, d.Index, func(e *netlink.AttributeEncoder) {
+		e.Uint64(attrTimeout, uint64(request/time.Second))
+		e.Uint64(attrDeadTimeout, uint64(dead/time.Second))
+		e.String(attrBackend, d.Backend)
 	}}
 }
 

@@ -22,19 +22,18 @@ type Dial func(ctx context.Context) (Request, error)
 // offers it for Config.AdoptTimeout, then fails with ErrNotAdopted and closes it. It fails
 // with ErrGone if the device is no longer there.
 func (k *Kernel) Reconnect(ctx context.Context, d Device, r Request) error {
-	h, err := takeSocket(r.Socket, d.Backend)
+	err := k.redial(ctx, d, func(context.Context) (Request, error) { return r, nil })
 	if err != nil {
-		return fmt.Errorf("attach: reconnect %s: %w", d, err)
-	}
-	if err := k.reconnect(ctx, d, h); err != nil {
-		h.cut()
-		h.close()
+		_ = r.Socket.Close() // where it was not taken
 		return fmt.Errorf("attach: reconnect %s: %w", d, err)
 	}
 	return nil
 }
 
-func (k *Kernel) reconnect(ctx context.Context, d Device, h *handle) error {
+// redial dials and reconnects. It has its turn on the index from before the dial, which
+// makes the server end the old connection: that must not happen while a resize waits
+// for the requests on it, see Resize.
+func (k *Kernel) redial(ctx context.Context, d Device, dial Dial) error {
 	s, leave, err := k.enter(ctx, d.Index)
 	if err != nil {
 		return err
@@ -43,13 +42,37 @@ func (k *Kernel) reconnect(ctx context.Context, d Device, h *handle) error {
 	if _, err := k.same(d); err != nil {
 		return err
 	}
+	if what := k.stuckIn(s); what != "" {
+		return fmt.Errorf("%w: %s has not come back", ErrStuck, what)
+	}
+	r, err := dial(ctx)
+	if err != nil {
+		return fmt.Errorf("dial: %w", err)
+	}
+	h, err := takeSocket(r.Socket, d.Backend)
+	if err != nil {
+		return err
+	}
 	s.sock.cut()
 	if err := k.adopt(ctx, d, h); err != nil {
+		h.cut()
+		h.close()
 		return err
 	}
 	s.sock.close()
 	s.sock = h
-	return k.tune(ctx, d.Index)
+	// The device works. Settings that differ, because a resize was interrupted or the
+	// configuration has changed, may take until the requests under way are answered.
+	if err := k.tune(ctx, d.Index, k.cfg.IOTimeout); err != nil && !errors.Is(err, ErrStuck) {
+		return fmt.Errorf("reconnected, but: %w", err)
+	}
+	return nil
+}
+
+func (k *Kernel) stuckIn(s *slot) string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return s.stuck
 }
 
 // adopt offers the socket until the kernel has taken it. A socket that was not taken is
@@ -60,13 +83,15 @@ func (k *Kernel) adopt(ctx context.Context, d Device, h *handle) error {
 		return fmt.Errorf("make a descriptor that is no socket: %w", err)
 	}
 	defer unix.Close(witness)
+	timer, err := k.timer(d.Index)
+	reset := err != nil || timer != k.cfg.IOTimeout
 	deadline := time.NewTimer(k.cfg.AdoptTimeout)
 	defer deadline.Stop()
 	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
 		if h.hungUp() {
 			return errors.New("the server has ended the new connection")
 		}
-		if taken, err := k.offer(ctx, d, h, witness); taken || err != nil {
+		if taken, err := k.offer(ctx, d, reset, h, witness); taken || err != nil {
 			return err
 		}
 		again := time.NewTimer(wait)
@@ -82,7 +107,7 @@ func (k *Kernel) adopt(ctx context.Context, d Device, h *handle) error {
 	}
 }
 
-func (k *Kernel) offer(ctx context.Context, d Device, h *handle, witness int) (taken bool, err error) {
+func (k *Kernel) offer(ctx context.Context, d Device, reset bool, h *handle, witness int) (taken bool, err error) {
 	fd, err := h.dup()
 	if err != nil {
 		return false, err
@@ -94,7 +119,7 @@ func (k *Kernel) offer(ctx context.Context, d Device, h *handle, witness int) (t
 		_ = unix.Close(fd)
 		return false, fmt.Errorf("duplicate: %w", err)
 	}
-	err = k.call(ctx, reconnectMessage(d, k.cfg.DeadTimeout, fd, second), func(error, bool) {
+	err = k.call(ctx, reconnectMessage(d, k.cfg.DeadTimeout, reset, fd, second), func(error, bool) {
 		_ = unix.Close(fd)
 		_ = unix.Close(second)
 	})
@@ -122,9 +147,12 @@ const (
 // 5 s. It gives up when the context ends, and with ErrGone.
 func (k *Kernel) Restore(ctx context.Context, d Device, dial Dial) error {
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
-		err := k.attempt(ctx, d, dial)
-		if err == nil || errors.Is(err, ErrGone) || errors.Is(err, ErrClosed) {
-			return err
+		err := k.redial(ctx, d, dial)
+		if err == nil {
+			return nil
+		}
+		if errors.Is(err, ErrGone) || errors.Is(err, ErrClosed) {
+			return fmt.Errorf("attach: restore %s: %w", d, err)
 		}
 		again := time.NewTimer(pause)
 		select {
@@ -134,30 +162,6 @@ func (k *Kernel) Restore(ctx context.Context, d Device, dial Dial) error {
 			return fmt.Errorf("attach: restore %s: %w; last: %w", d, ctx.Err(), err)
 		}
 	}
-}
-
-func (k *Kernel) attempt(ctx context.Context, d Device, dial Dial) error {
-	if err := k.ready(d); err != nil {
-		return fmt.Errorf("attach: restore: %w", err)
-	}
-	r, err := dial(ctx)
-	if err != nil {
-		return fmt.Errorf("attach: restore %s: %w", d, err)
-	}
-	return k.Reconnect(ctx, d, r)
-}
-
-// ready tells whether it makes sense to dial.
-func (k *Kernel) ready(d Device) error {
-	if _, err := k.same(d); err != nil {
-		return err
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if s := k.slots[d.Index]; s != nil && s.stuck != "" && len(s.turn) == 0 {
-		return fmt.Errorf("%s: %w: %s has not come back", d, ErrStuck, s.stuck)
-	}
-	return nil
 }
 
 // Replace puts a fresh connection in the place of one that works, for instance before

@@ -15,12 +15,12 @@ import (
 // on the connection in use, see the package's sequences.
 //
 // Kernels since 6.9 change the size only when no request is under way, and hold a lock
-// meanwhile that a reconnect needs and that all generic netlink of the host waits for:
-// if the server dies just then, only a reboot helps. So Resize makes sure that the
-// server answers, and waits for a moment without requests, before it asks for the new
-// size; it fails with ErrUnhealthy if a read takes longer than Config.ProbeTimeout or a
-// request seems to take that long. If the kernel gets caught nevertheless, Resize
-// returns ErrStuck after Config.CallTimeout.
+// meanwhile that a reconnect needs and that all generic netlink of the host waits for.
+// So Resize makes sure that the server answers, and waits for a moment without requests,
+// before it asks for the new size; it fails with ErrUnhealthy if a read takes longer than
+// Config.ProbeTimeout or a request seems to take that long. If the server dies in the
+// few milliseconds that remain, Resize returns ErrStuck after Config.CallTimeout, and
+// the device fails the requests under way within a minute and can be reconnected then.
 func (k *Kernel) Resize(ctx context.Context, d Device, size int64) error {
 	if err := k.resize(ctx, d, size); err != nil {
 		return fmt.Errorf("attach: resize %s to %d: %w", d, size, err)
@@ -53,7 +53,7 @@ func (k *Kernel) resize(ctx context.Context, d Device, size int64) error {
 	if err := k.flowing(ctx, d.Index); err != nil {
 		return err
 	}
-	if err := k.call(ctx, resizeMessage(d, size), func(error, bool) {}); err != nil {
+	if err := k.grow(ctx, d, size); err != nil {
 		return err
 	}
 	if now, err = k.same(d); err != nil {
@@ -63,6 +63,42 @@ func (k *Kernel) resize(ctx context.Context, d Device, size int64) error {
 		return fmt.Errorf("it has %d bytes after all", now.Size)
 	}
 	return nil
+}
+
+// grow asks for the new size, with limits in place in case the server dies just then:
+// its requests could end neither by a reconnect, which waits for the same lock, nor by a
+// timeout, of which there is none otherwise. With the limits they go back to the queue
+// after one cfg.armed and fail after another. The request timer comes first, so that
+// requests already under way have that long too.
+//
+// If this process dies in between, the limits stay until the next Reconnect, which sees
+// it by the timer.
+func (k *Kernel) grow(ctx context.Context, d Device, size int64) error {
+	disarm := func() error {
+		return errors.Join(k.exec(timeoutsMessage(d, 0, k.cfg.DeadTimeout)), k.writeSettings(d.Index, k.cfg.IOTimeout))
+	}
+	after := func(_ error, late bool) {
+		if late {
+			_ = disarm() // who asked has gone
+		}
+	}
+	err := k.tune(ctx, d.Index, k.cfg.armed)
+	if err == nil {
+		_, err = k.quiet(ctx, d.Index, time.Second)
+	}
+	if err == nil {
+		err = k.call(ctx, timeoutsMessage(d, k.cfg.armed, k.cfg.armed), after)
+	}
+	if err == nil {
+		err = k.call(ctx, resizeMessage(d, size), after)
+	}
+	if errors.Is(err, ErrStuck) {
+		return err
+	}
+	ctx = context.WithoutCancel(ctx)
+	return errors.Join(err,
+		k.call(ctx, timeoutsMessage(d, 0, k.cfg.DeadTimeout), after),
+		k.tune(ctx, d.Index, k.cfg.IOTimeout))
 }
 
 // Probe reads one block from the server. It fails with ErrUnhealthy if that takes longer

@@ -51,6 +51,9 @@ func (k *Kernel) family() error {
 		if _, err := c.GetFamily(familyName); err != nil {
 			return k.noFamily(err)
 		}
+		if k.otherNetns() {
+			return k.wrongNetns()
+		}
 		return nil
 	}, k.found)
 	if !done {
@@ -109,9 +112,15 @@ func (k *Kernel) noFamily(err error) error {
 		return fmt.Errorf("%w: the kernel module nbd is not loaded; on the host run: modprobe nbd, and name it in /etc/modules-load.d", ErrUnsupported)
 	}
 	if k.otherNetns() {
-		return fmt.Errorf("%w: the kernel speaks of nbd in the initial network namespace only; run with the host's network (hostNetwork: true)", ErrUnsupported)
+		return k.wrongNetns()
 	}
 	return fmt.Errorf("%w: the module nbd is loaded but not reachable: %w", ErrUnsupported, err)
+}
+
+// wrongNetns: some kernels answer in other namespaces too, but TCP sockets made there end
+// with them, and reports of dead connections do not come through.
+func (k *Kernel) wrongNetns() error {
+	return fmt.Errorf("%w: this is not the initial network namespace; run with the host's network (hostNetwork: true)", ErrUnsupported)
 }
 
 // otherNetns tells whether this is not the initial network namespace: some settings of

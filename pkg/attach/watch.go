@@ -66,6 +66,9 @@ func (k *Kernel) listen(ctx context.Context, fn func(index int)) error {
 	if err != nil {
 		return k.noFamily(err)
 	}
+	if k.otherNetns() {
+		return fmt.Errorf("%w: the kernel reports in the initial network namespace only", ErrUnsupported)
+	}
 	group := uint32(0)
 	for _, g := range f.Groups {
 		if g.Name == groupName {
