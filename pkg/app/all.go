@@ -9,6 +9,7 @@ import (
 
 	"github.com/strata-csi/strata/pkg/driver"
 	"github.com/strata-csi/strata/pkg/pool"
+	"github.com/strata-csi/strata/pkg/storeapi"
 )
 
 // AllConfig is that of a process that is store, controller and node of one machine.
@@ -67,6 +68,12 @@ func (cfg AllConfig) csi(ctx context.Context) error {
 			return err
 		}
 		d.stack.pushPlain("connections to the store", r.pools.Close)
+		src, err := storeapi.Dial(cfg.Store.Data, storeapi.DialOptions{})
+		if err != nil {
+			return err
+		}
+		d.stack.pushPlain("connection for metrics", src.Close)
+		d.web.registry.MustRegister(newStoreMetrics(src))
 		node, err := d.node(ctx, n, r)
 		if err != nil {
 			return err
