@@ -46,10 +46,20 @@ func (s *Service) create(ctx context.Context, p *plan) (found, error) {
 	var src *found
 	if p.sourced() {
 		if src, err = s.source(ctx, p); err != nil {
-			return found{}, err
+			return found{}, s.sourceless(ctx, p, v, err)
 		}
 	}
 	return s.place(ctx, p, v, src)
+}
+
+// sourceless answers that there is no source. An earlier attempt may have left a note.
+func (s *Service) sourceless(ctx context.Context, p *plan, v pool.View, cause error) error {
+	if errors.Is(cause, store.ErrNotFound) {
+		if err := s.unforward(ctx, v, p.image); err != nil {
+			return fmt.Errorf("%v; clean up: %w: %w", cause, err, store.ErrUnavailable)
+		}
+	}
+	return cause
 }
 
 // source finds what the volume is made from.
@@ -161,6 +171,9 @@ func (s *Service) settle(ctx context.Context, p *plan, at *site, target string) 
 		}
 		tried[target] = true
 		if target = choose(at.view, p.image, "", at.need, tried); target == "" {
+			if err := s.forward(ctx, p, at, at.anchor.UUID); err != nil { // nothing is left of it
+				return found{}, err
+			}
 			return found{}, full(p, at.view, cause)
 		}
 		s.opts.Event(Event{Kind: Forwarded, Pool: at.view.Pool, Image: p.image, Store: target, Err: cause})

@@ -44,7 +44,11 @@ func (s *Service) remove(ctx context.Context, want id) error {
 	if err := s.stopCopy(ctx, copyKey(f.pool, f.info.Name)); err != nil {
 		return fmt.Errorf("delete volume %s: stop its copy: %w", f.info.Name, err)
 	}
-	if err := s.unforward(ctx, f); err != nil {
+	v, err := s.view(ctx, f.pool, s.pools.View)
+	if err != nil {
+		return err
+	}
+	if err := s.unforward(ctx, v, f.info.Name); err != nil {
 		return fmt.Errorf("delete volume %s: %w", f.info.Name, err)
 	}
 	r, text, err := readCopy(ctx, f.m, f.info.Name)
@@ -74,17 +78,13 @@ func (s *Service) unpublished(ctx context.Context, f found) error {
 	return nil
 }
 
-// unforward removes the note that led to the image's store, wherever it is. A store
-// that does not answer keeps it; it only says where a new volume of that name would go.
-func (s *Service) unforward(ctx context.Context, f found) error {
-	v, err := s.view(ctx, f.pool, s.pools.View)
-	if err != nil {
-		return err
-	}
+// unforward removes the note that led to an image's store, wherever it is. A store that
+// does not answer keeps it; it only says where a new volume of that name would go.
+func (s *Service) unforward(ctx context.Context, v pool.View, image string) error {
 	var mu sync.Mutex
 	var failed []error
 	each(v.Members, func(_ int, m pool.Member) {
-		if err := clear(ctx, m, forwardNote(f.info.Name)); err != nil && !errors.Is(err, store.ErrUnavailable) {
+		if err := clear(ctx, m, forwardNote(image)); err != nil && !errors.Is(err, store.ErrUnavailable) {
 			mu.Lock()
 			defer mu.Unlock()
 			failed = append(failed, err)
