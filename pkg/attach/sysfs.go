@@ -49,7 +49,7 @@ func (k *Kernel) number(index int, file ...string) (int64, error) {
 
 // setAttr writes a file of sysfs, which must not be created where it is missing.
 func (k *Kernel) setAttr(index int, value string, file ...string) error {
-	f, err := os.OpenFile(k.sys(index, file...), os.O_WRONLY, 0)
+	f, err := os.OpenFile(k.sys(index, file...), os.O_WRONLY|os.O_TRUNC, 0)
 	if err != nil {
 		return err
 	}
