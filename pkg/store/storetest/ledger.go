@@ -106,10 +106,7 @@ func (l *ledger) verify() error {
 // verifyAccount requires that the object is in one of its states, and settles on what
 // it shows.
 func (l *ledger) verifyAccount(a *account) error {
-	info, err := l.s.Lookup(l.ctx, a.ref)
-	if a.id != "" { // a removed image's snapshot may be hidden by a new name
-		info, err = l.s.Stat(l.ctx, a.id)
-	}
+	info, err := l.find(a)
 	there, err := exists(err)
 	if err != nil {
 		return err
@@ -123,6 +120,11 @@ func (l *ledger) verifyAccount(a *account) error {
 	}
 	// A failed sync may have taken unflushed writes with it; the image must say so.
 	lost := l.lost || there && info.State == store.StateReadOnly
+	if a.kind == kindHead && (l.lost || l.goOn) && !there {
+		// Unflushed writes went with the cache or a failed sync: it was retired.
+		delete(l.byRef, a.ref)
+		return nil
+	}
 	var why []string
 	for _, s := range a.alts {
 		reason := s.refuse(there, got, lost)

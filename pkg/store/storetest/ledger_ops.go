@@ -15,7 +15,7 @@ var errOver = errors.New("the disk has stopped")
 // run makes up and carries out a program of calls. It ends early when the disk stops.
 func (l *ledger) run(length int) error {
 	l.byRef = make(map[string]*account)
-	script := []func() error{l.create, l.write, l.flush, l.snapshot, l.write, l.clone}
+	script := []func() error{l.create, l.write, l.flush, l.snapshot, l.write, l.clone, l.publish, l.publish, l.write, l.unpublish}
 	for i := range length {
 		next := l.choose()
 		if i < len(script) {
@@ -48,8 +48,12 @@ func (l *ledger) choose() func() error {
 		return l.flatten
 	case n < 92:
 		return l.remove
-	case n < 96:
+	case n < 95:
 		return l.revert
+	case n < 97:
+		return l.publish
+	case n < 98:
+		return l.unpublish
 	}
 	return l.read
 }
@@ -80,12 +84,22 @@ func (l *ledger) over(failed bool) error {
 // pick returns a random object of a kind that is certain, nil if there is none.
 func (l *ledger) pick(kind store.Kind) *account {
 	list := slices.DeleteFunc(l.all(), func(a *account) bool {
-		return kind != "" && a.kind != kind || !a.certain()
+		return kind != "" && a.kind != kind || kind == "" && a.kind == kindHead || !a.certain()
 	})
 	if len(list) == 0 {
 		return nil
 	}
 	return pick(l.rng, list)
+}
+
+// pickWritable returns a random image or private head that is certain.
+func (l *ledger) pickWritable() *account {
+	if l.rng.IntN(6) == 0 {
+		if head := l.pick(kindHead); head != nil {
+			return head
+		}
+	}
+	return l.pick(store.KindImage)
 }
 
 // device opens the image, once.
@@ -113,7 +127,7 @@ func (l *ledger) closeDevice(a *account) error {
 
 // onDevice runs a call on an image that is open.
 func (l *ledger) onDevice(fn func(*account) error) error {
-	a := l.pick(store.KindImage)
+	a := l.pickWritable()
 	if a == nil {
 		return nil
 	}
@@ -286,7 +300,7 @@ func (l *ledger) flatten() error {
 
 func (l *ledger) remove() error {
 	a := l.pick("")
-	if a == nil || len(l.byRef) < 4 {
+	if a == nil || len(l.byRef) < 4 || l.published(a) {
 		return nil
 	}
 	if err := l.closeDevice(a); err != nil {
@@ -305,7 +319,7 @@ func (l *ledger) revert() error {
 		return nil
 	}
 	a := l.byRef[snap.image]
-	if a == nil || !a.certain() {
+	if a == nil || !a.certain() || l.published(a) {
 		return nil
 	}
 	if err := l.closeDevice(a); err != nil {
