@@ -135,7 +135,7 @@ func (k *Kernel) settle(ctx context.Context, d Device, r Request) (Device, error
 // finish before they change such a setting, so what is right already is not written, and
 // a write may take as long as a server does.
 func (k *Kernel) tune(ctx context.Context, index int, timer time.Duration) error {
-	err, done := k.bounded(ctx, k.cfg.CallTimeout, func() error { return k.writeSettings(index, timer) }, func(err error) {
+	done, err := k.bounded(ctx, k.cfg.CallTimeout, func() error { return k.writeSettings(index, timer) }, func(err error) {
 		if err == nil && timer != k.cfg.IOTimeout {
 			_ = k.writeSettings(index, k.cfg.IOTimeout) // who asked has gone
 		}

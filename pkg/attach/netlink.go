@@ -183,7 +183,7 @@ func (k *Kernel) call(ctx context.Context, m message, after func(err error, late
 		s.stuck = ""
 		k.lost -= lost
 	}
-	err, done := k.bounded(ctx, k.cfg.CallTimeout, func() error { return k.exec(m) }, func(err error) {
+	done, err := k.bounded(ctx, k.cfg.CallTimeout, func() error { return k.exec(m) }, func(err error) {
 		after(err, true)
 		end(1)
 	})
@@ -211,7 +211,7 @@ func (k *Kernel) beginCall(m message) (*slot, error) {
 
 // bounded runs fn, which may block for ever, in a goroutine of its own. If it has not
 // come back in time, done is false; late is called with its outcome when it does.
-func (k *Kernel) bounded(ctx context.Context, bound time.Duration, fn func() error, late func(error)) (err error, done bool) {
+func (k *Kernel) bounded(ctx context.Context, bound time.Duration, fn func() error, late func(error)) (done bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
 	outcome := make(chan error)
@@ -228,13 +228,13 @@ func (k *Kernel) bounded(ctx context.Context, bound time.Duration, fn func() err
 	}()
 	select {
 	case err := <-outcome:
-		return err, true
+		return true, err
 	case <-ctx.Done():
 		k.mu.Lock()
 		k.lost++
 		k.mu.Unlock()
 		close(gaveUp)
-		return ctx.Err(), false
+		return false, ctx.Err()
 	}
 }
 

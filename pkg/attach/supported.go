@@ -42,7 +42,7 @@ func (k *Kernel) family() error {
 		return fmt.Errorf("attach: %w", err)
 	}
 	defer leave()
-	err, done := k.bounded(k.quit, k.cfg.CallTimeout, func() error {
+	done, err := k.bounded(k.quit, k.cfg.CallTimeout, func() error {
 		c, err := k.cfg.dial()
 		if err != nil {
 			return fmt.Errorf("%w: open generic netlink: %w", ErrUnsupported, err)

@@ -1,0 +1,129 @@
+package attach
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The limits of a resize are in place before the size is named, and gone afterwards,
+// also when the size is refused.
+func TestResizeMessages(t *testing.T) {
+	f := newFake(t)
+	k := f.kernel(nil)
+	d, server := mustConnect(t, k)
+	for _, bad := range []int64{1 << 19, 1<<20 + 1} {
+		if err := k.Resize(t.Context(), d, bad); err == nil {
+			t.Errorf("%d was taken", bad)
+		}
+	}
+	if err := k.Resize(t.Context(), d, 1<<20); err != nil || len(f.sent(cmdReconfigure)) != 0 {
+		t.Errorf("the same size: %v", err)
+	}
+	if err := k.Resize(t.Context(), d, 2<<20); err != nil {
+		t.Fatal(err)
+	}
+	kinds := func() (got [][2]uint64) {
+		for _, m := range f.sent(cmdReconfigure) {
+			got = append(got, [2]uint64{m.numbers[attrSize], m.numbers[attrDeadTimeout]})
+			if m.backend != d.Backend || len(m.fds) != 0 {
+				t.Errorf("message is %+v", m)
+			}
+		}
+		return got
+	}
+	const normal = 7 * 24 * 3600
+	if got := kinds(); !slices.Equal(got, [][2]uint64{{0, 30}, {2 << 20, 0}, {0, normal}}) {
+		t.Errorf("messages are %v", got)
+	}
+	f.on(func(g got) unix.Errno {
+		if g.numbers[attrSize] != 0 {
+			return unix.EINVAL
+		}
+		return 0
+	})
+	wants(t, k.Resize(t.Context(), d, 4<<20), unix.EINVAL)
+	if got := kinds(); !slices.Equal(got[3:], [][2]uint64{{0, 30}, {4 << 20, 0}, {0, normal}}) {
+		t.Errorf("messages are %v", got[3:])
+	}
+	if now, err := k.timer(d.Index); now != k.cfg.IOTimeout || err != nil {
+		t.Errorf("the request timer is %v (%v)", now, err)
+	}
+	server.Close()
+	wants(t, k.Resize(t.Context(), d, 8<<20), ErrUnhealthy)
+	wants(t, k.Probe(t.Context(), d), ErrUnhealthy)
+}
+
+// A resize that the kernel holds up past the bound still has its limits taken away when
+// the kernel is done.
+func TestResizeLate(t *testing.T) {
+	f := newFake(t)
+	k := f.kernel(func(c *Config) { c.CallTimeout = 500 * time.Millisecond })
+	d, _ := mustConnect(t, k)
+	release := make(chan struct{})
+	f.on(func(g got) unix.Errno {
+		if g.numbers[attrSize] != 0 && g.cmd == cmdReconfigure {
+			<-release
+		}
+		return 0
+	})
+	wants(t, k.Resize(t.Context(), d, 2<<20), ErrStuck)
+	r, server := pair(t)
+	wants(t, k.Reconnect(t.Context(), d, r), ErrStuck)
+	ended(t, server)
+	if k.slots[d.Index].sock.hungUp() {
+		t.Error("the connection was cut while the kernel waits for answers on it")
+	}
+	close(release)
+	if err := k.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	sent := f.sent(cmdReconfigure)
+	last := sent[len(sent)-1]
+	if v, ok := last.numbers[attrTimeout]; !ok || v != 0 || last.numbers[attrDeadTimeout] != 7*24*3600 {
+		t.Errorf("the last message is %+v", last)
+	}
+	if now, err := k.timer(d.Index); now != k.cfg.IOTimeout || err != nil {
+		t.Errorf("the request timer is %v (%v)", now, err)
+	}
+}
+
+// A request that is not answered is no time to resize; many that are do not matter.
+func TestResizeWaitsForQuiet(t *testing.T) {
+	f := newFake(t)
+	k := f.kernel(func(c *Config) { c.ProbeTimeout = 50 * time.Millisecond })
+	d, _ := mustConnect(t, k)
+	sys := k.sys(d.Index)
+	f.write("1 0\n", sys, "inflight")
+	wants(t, k.Resize(t.Context(), d, 2<<20), ErrUnhealthy)
+	if len(f.sent(cmdReconfigure)) != 0 {
+		t.Error("the kernel was asked")
+	}
+	busy := time.AfterFunc(20*time.Millisecond, func() { f.write("500 0 8 0 2 0 16 0 0 0 0\n", sys, "stat") })
+	defer busy.Stop()
+	if err := k.Resize(t.Context(), d, 2<<20); err != nil {
+		t.Error(err)
+	}
+}
+
+// Reconnect takes away what a resize has left that did not come to its end.
+func TestReconnectResets(t *testing.T) {
+	f := newFake(t)
+	d, _ := mustConnect(t, f.kernel(nil))
+	later := f.kernel(nil)
+	f.write("30000\n", later.sys(d.Index), "queue", "io_timeout")
+	f.devs[d.Index].cut()
+	r, _ := pair(t)
+	if err := later.Reconnect(t.Context(), d, r); err != nil {
+		t.Fatal(err)
+	}
+	sent := f.sent(cmdReconfigure)
+	if v, ok := sent[0].numbers[attrTimeout]; !ok || v != 0 {
+		t.Errorf("message is %+v", sent[0])
+	}
+	if now, err := later.timer(d.Index); now != later.cfg.IOTimeout || err != nil {
+		t.Errorf("the request timer is %v (%v)", now, err)
+	}
+}
