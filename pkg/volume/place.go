@@ -95,5 +95,5 @@ func room(ctx context.Context, src *found) (int64, error) {
 // full is the error when no store is left to ask.
 func full(p *plan, v pool.View, cause error) error {
 	return fmt.Errorf("volume %s: no store of pool %s that answers (%d of %d) has room: %w (%v)",
-		p.Name, v.Pool, len(v.Members), len(v.Known()), store.ErrNoSpace, cause)
+		p.Name, v.Pool, len(v.Members), len(v.Known()), store.ErrNoSpace, cause.Error())
 }
