@@ -9,7 +9,8 @@
 //
 // Points stand after a step that is durable and before the next one, or before its
 // answer. Names begin with the package and are written out in full, so that a test
-// finds them by a search.
+// finds them by a search; only those of package storeapi are made up, one for each
+// method: "storeapi.Create".
 //
 // It does not return errors and does not delay: faults of disks are the business of
 // package vfs.

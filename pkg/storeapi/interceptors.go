@@ -36,8 +36,8 @@ func ServerOptions(log klog.Logger, files pki.Files) []grpc.ServerOption {
 		grpc.MaxRecvMsgSize(maxRequest),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
-		grpc.ChainUnaryInterceptor(unaryInterceptor(log), unaryRoles),
-		grpc.ChainStreamInterceptor(streamInterceptor(log), streamRoles),
+		grpc.ChainUnaryInterceptor(unaryInterceptor(log), unaryRoles, unaryFailpoint),
+		grpc.ChainStreamInterceptor(streamInterceptor(log), streamRoles, streamFailpoint),
 	}
 }
 
