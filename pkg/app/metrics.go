@@ -8,6 +8,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/strata-csi/strata/pkg/export"
 	"github.com/strata-csi/strata/pkg/store"
 )
 
@@ -171,4 +172,56 @@ func buildInfo(process, version string) prometheus.Collector {
 	})
 	g.Set(1)
 	return g
+}
+
+// trafficMetrics tells what clients do with each image and snapshot that is in use.
+type trafficMetrics struct {
+	src  func() []export.Traffic
+	desc map[string]*prometheus.Desc
+}
+
+var _ prometheus.Collector = (*trafficMetrics)(nil)
+
+func newTrafficMetrics(src func() []export.Traffic) *trafficMetrics {
+	m := &trafficMetrics{src: src, desc: make(map[string]*prometheus.Desc)}
+	object := []string{"id", "name"}
+	for name, d := range map[string]struct {
+		help   string
+		labels []string
+	}{
+		"requests_total":    {"Requests that ended well, by kind.", []string{"id", "name", "kind"}},
+		"bytes_total":       {"Bytes read and written.", []string{"id", "name", "kind"}},
+		"errors_total":      {"Requests that were answered with an error.", object},
+		"connections":       {"Connections that are open.", object},
+		"connections_total": {"Connections so far: each attach and each reconnect is one.", object},
+	} {
+		m.desc[name] = prometheus.NewDesc("strata_volume_"+name, d.help, d.labels, nil)
+	}
+	return m
+}
+
+// Describe implements prometheus.Collector.
+func (m *trafficMetrics) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range m.desc {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (m *trafficMetrics) Collect(ch chan<- prometheus.Metric) {
+	for _, t := range m.src() {
+		counter := func(name string, value int64, kind ...string) {
+			labels := append([]string{string(t.ID), t.Name}, kind...)
+			ch <- prometheus.MustNewConstMetric(m.desc[name], prometheus.CounterValue, float64(value), labels...)
+		}
+		counter("requests_total", t.Reads, "read")
+		counter("requests_total", t.Writes, "write")
+		counter("requests_total", t.Flushes, "flush")
+		counter("requests_total", t.Discards, "discard")
+		counter("bytes_total", t.ReadBytes, "read")
+		counter("bytes_total", t.WrittenBytes, "write")
+		counter("errors_total", t.Errors)
+		counter("connections_total", t.Opened)
+		ch <- prometheus.MustNewConstMetric(m.desc["connections"], prometheus.GaugeValue, float64(t.Connections), string(t.ID), t.Name)
+	}
 }

@@ -197,7 +197,7 @@ func (p *process) assemble() error {
 		_, err := full.Status(ctx)
 		return err
 	})
-	p.web.registry.MustRegister(newStoreMetrics(full), buildInfo("store", p.cfg.Version))
+	p.web.registry.MustRegister(newStoreMetrics(full), newTrafficMetrics(p.registry.Traffic), buildInfo("store", p.cfg.Version))
 	return p.web.listen()
 }
 

@@ -246,7 +246,9 @@ func (r *Registry) start(ctx context.Context, e *export) (nbd.Export, error) {
 		return nil, refused("image or snapshot "+string(e.o.id), err)
 	}
 	e.dev = dev
-	e.info = describe(dev.Info(), e.readOnly)
+	info := dev.Info()
+	e.info = describe(info, e.readOnly)
+	e.o.traffic.begin(info.Ref())
 	return e, nil
 }
 

@@ -71,13 +71,15 @@ func (e *export) Admit(bytes int64) error {
 // Read implements nbd.Export.
 func (e *export) Read(p []byte, off int64) error {
 	_, err := e.dev.ReadAt(p, off)
-	return e.fail(err)
+	t := &e.o.traffic
+	return e.fail(t.count(&t.reads, &t.readBytes, int64(len(p)), err))
 }
 
 // Write implements nbd.Export.
 func (e *export) Write(p []byte, off int64, fua bool) error {
 	_, err := e.dev.WriteAt(p, off)
-	return e.settle(err, fua)
+	t := &e.o.traffic
+	return e.settle(t.count(&t.writes, &t.writtenBytes, int64(len(p)), err), fua)
 }
 
 // settle makes what was just done durable if fua is set.
@@ -89,16 +91,21 @@ func (e *export) settle(err error, fua bool) error {
 }
 
 // Flush implements nbd.Export.
-func (e *export) Flush() error { return e.fail(e.dev.Flush()) }
+func (e *export) Flush() error {
+	t := &e.o.traffic
+	return e.fail(t.count(&t.flushes, nil, 0, e.dev.Flush()))
+}
 
 // Trim implements nbd.Export.
 func (e *export) Trim(off, n int64, fua bool) error {
-	return e.settle(e.dev.Discard(off, n), fua)
+	t := &e.o.traffic
+	return e.settle(t.count(&t.discards, nil, 0, e.dev.Discard(off, n)), fua)
 }
 
 // Zero implements nbd.Export.
 func (e *export) Zero(off, n int64, fua, noHole bool) error {
-	return e.settle(e.dev.Zero(off, n, noHole), fua)
+	t := &e.o.traffic
+	return e.settle(t.count(&t.discards, nil, 0, e.dev.Zero(off, n, noHole)), fua)
 }
 
 // Cache implements nbd.Export. The host's page cache needs no telling.
@@ -157,6 +164,7 @@ func (e *export) base(snapshot string) (store.ID, error) {
 // Close gives the device back and ends the connection's part in the books.
 func (e *export) Close() error {
 	err := e.o.dev.close()
+	e.o.traffic.end()
 	e.part()
 	return err
 }

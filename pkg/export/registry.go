@@ -66,7 +66,8 @@ type object struct {
 	// found entitled is registered before that can change.
 	gate chan struct{}
 
-	limit limiter // of an image; its own lock
+	limit   limiter // of an image; its own lock
+	traffic traffic
 
 	source   store.ID // what it is the private head of, or ""
 	users    int      // calls that hold a pointer to it

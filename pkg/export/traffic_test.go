@@ -1,0 +1,36 @@
+package export
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/strata-csi/strata/pkg/store"
+)
+
+func TestTrafficIsCounted(t *testing.T) {
+	r := newRig(t, Config{})
+	p := r.publish("n1", store.AccessWrite)
+	c := r.dial(Name(p, 1))
+	buf := make([]byte, 8192)
+	_, err1 := c.WriteAt(buf, 0)
+	_, err2 := c.ReadAt(buf[:4096], 4096)
+	_, err3 := c.ReadAt(buf[:512], 0)
+	if err := errors.Join(err1, err2, err3, c.Trim(0, 4096), c.Zero(0, 4096, false), c.Flush()); err != nil {
+		t.Fatal(err)
+	}
+	want := Traffic{
+		ID: r.img.ID, Name: "img", Reads: 2, Writes: 1, Flushes: 1, Discards: 2,
+		ReadBytes: 4608, WrittenBytes: 8192, Connections: 1, Opened: 1,
+	}
+	if got := r.reg.Traffic(); len(got) != 1 || got[0] != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	r.dial(Name(p, 2)) // waits until the first connection is done
+	want.Opened = 2
+	if got := r.reg.Traffic(); len(got) != 1 || got[0] != want {
+		t.Errorf("after a reconnect: got %+v, want %+v", got, want)
+	}
+}
