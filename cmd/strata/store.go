@@ -14,7 +14,7 @@ import (
 
 func (c *cli) storeCmd() *cobra.Command {
 	var cfg app.Config
-	var rate size.Value
+	var rate, unit, scrubRate size.Value
 	ack, io := "buffered", "buffered"
 	var logs logging
 	cmd := &cobra.Command{
@@ -66,6 +66,9 @@ func (c *cli) storeCmd() *cobra.Command {
 	f.StringVar(&ack, "ack", ack, "answer writes from the page cache (buffered), or once on disk, so that sessions survive power failure (stable)")
 	f.StringVar(&io, "io", io, "keep images in the page cache (buffered) or out of it (direct)")
 	webFlags(f, &cfg.Web)
+	f.Var(&unit, "alloc-unit", "space taken at once where an image is first written, 4K to 1M; larger units mean files in fewer pieces (default 4K)")
+	f.DurationVar(&cfg.ScrubEvery, "scrub-every", 0, "how often all data is read and compared with its checksums, as 168h (default: when strata scrub asks)")
+	f.Var(&scrubRate, "scrub-rate", "most bytes a second that a scrub reads (default: no limit)")
 	f.DurationVar(&cfg.Stop, "stop-timeout", 30*time.Second, "how long an orderly stop may take")
 	logs.flags(cmd)
 	_ = cmd.MarkFlagDirname("data")

@@ -25,7 +25,8 @@ func openBackend(cfg Config, log klog.Logger) (store.Full, error) {
 		CopyRate:  cfg.CopyRate,
 		StableAck: cfg.StableAck,
 		DirectIO:  cfg.DirectIO,
-		OnEvent:   func(e layered.Event) { logEvent(log, e) },
+		AllocUnit: cfg.AllocUnit, ScrubEvery: cfg.ScrubEvery, ScrubRate: cfg.ScrubRate,
+		OnEvent: func(e layered.Event) { logEvent(log, e) },
 	})
 	if err != nil {
 		return nil, err

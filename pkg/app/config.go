@@ -52,6 +52,13 @@ type Config struct {
 	// a power failure; DirectIO keeps images out of the page cache. Both are of the
 	// embedded engine.
 	StableAck, DirectIO bool
+	// AllocUnit is how much space the embedded engine takes at once where an image is
+	// first written, in bytes; 0 is 4 KiB.
+	AllocUnit int64
+	// ScrubEvery is how often the embedded engine reads all it holds; 0 is when asked.
+	// ScrubRate bounds what that reads, in bytes a second; 0 is no bound.
+	ScrubEvery time.Duration
+	ScrubRate  int64
 	// Web is where the process tells of itself.
 	Web Web
 	// Version is told in the metrics.

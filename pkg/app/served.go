@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/strata-csi/strata/pkg/store"
 )
@@ -42,4 +43,12 @@ func (s *served) Status(ctx context.Context) (store.Status, error) {
 	st, err := s.Full.Status(ctx)
 	st.Warnings = append(st.Warnings, s.warnings...)
 	return st, err
+}
+
+// StartScrub implements store.Scrubber where the backend does.
+func (s *served) StartScrub(ctx context.Context) (store.Job, error) {
+	if scrubber, ok := s.Full.(store.Scrubber); ok {
+		return scrubber.StartScrub(ctx)
+	}
+	return store.Job{}, fmt.Errorf("scrub: this kind of store has nothing to scrub: %w", store.ErrUnsupported)
 }

@@ -167,6 +167,7 @@ func TestStoreRefusesToStart(t *testing.T) {
 		"empty":        {Config{Data: empty}, store.ErrNotFound, "--init"},
 		"a file":       {Config{Data: file}, store.ErrInvalid, "is a file"},
 		"init twice":   {Config{Data: data, Init: true}, store.ErrConflict, data},
+		"bad unit":     {Config{Data: data, AllocUnit: 12 << 10}, store.ErrInvalid, "power of two"},
 		"bad address":  {Config{Data: data, NBD: []string{"x"}}, store.ErrInvalid, `"x"`},
 		"open API":     {Config{Data: data, API: []string{"0.0.0.0:1"}}, store.ErrInvalid, "other machines"},
 		"busy address": {Config{Data: data, NBD: []string{"unix:" + file}}, store.ErrConflict, file},

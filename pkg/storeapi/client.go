@@ -236,6 +236,11 @@ func (c *Client) StartFlatten(ctx context.Context, image store.ID) (store.Job, e
 	return call(ctx, c, c.rpc.StartFlatten, object(image), jobFromProto, string(image))
 }
 
+// StartScrub implements store.Scrubber. Stores that cannot answer store.ErrUnsupported.
+func (c *Client) StartScrub(ctx context.Context) (store.Job, error) {
+	return call(ctx, c, c.rpc.StartScrub, &storepb.ScrubRequest{}, jobFromProto)
+}
+
 // PauseJob implements store.JobRunner.
 func (c *Client) PauseJob(ctx context.Context, job string) error {
 	return order(ctx, c, c.rpc.PauseJob, &storepb.JobRequest{Job: job}, job)

@@ -2,6 +2,7 @@ package storeapi
 
 import (
 	"context"
+	"fmt"
 
 	"google.golang.org/grpc"
 
@@ -118,6 +119,19 @@ func (s *Server) SwapNote(ctx context.Context, r *storepb.SwapNoteRequest) (*sto
 // StartFlatten implements storepb.StoreServer.
 func (s *Server) StartFlatten(ctx context.Context, r *storepb.ObjectRequest) (*storepb.Job, error) {
 	j, err := s.full.StartFlatten(ctx, store.ID(r.GetId()))
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return jobToProto(j), nil
+}
+
+// StartScrub implements storepb.StoreServer.
+func (s *Server) StartScrub(ctx context.Context, _ *storepb.ScrubRequest) (*storepb.Job, error) {
+	scrubber, ok := s.full.(store.Scrubber)
+	if !ok {
+		return nil, toStatus(fmt.Errorf("scrub: this kind of store has nothing to scrub: %w", store.ErrUnsupported))
+	}
+	j, err := scrubber.StartScrub(ctx)
 	if err != nil {
 		return nil, toStatus(err)
 	}

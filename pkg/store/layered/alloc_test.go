@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/strata-csi/strata/pkg/store"
 	"github.com/strata-csi/strata/pkg/store/layered"
@@ -181,8 +182,8 @@ func TestAllocationUnitIsChecked(t *testing.T) {
 	}
 }
 
-// inUnits are options that use everything that is off by default.
-func inUnits(o *layered.Options) { o.AllocUnit = 64 * kib }
+// inUnits are options that use units, and have checksums computed at once.
+func inUnits(o *layered.Options) { o.AllocUnit, o.SumAfter = 64*kib, time.Millisecond }
 
 func TestAllocationUnitConformance(t *testing.T) {
 	dirs := map[store.Full]string{}

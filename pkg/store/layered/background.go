@@ -64,9 +64,11 @@ func (st *Store) startJobs() error {
 		store.JobDelete:  when(lasting(st.runDelete)),
 		jobIndex:         when(lasting(st.runIndex)),
 		jobSlack:         when(lasting(st.runSlack)),
+		jobSums:          when(st.runSums),
+		store.JobScrub:   when(st.runScrub),
 	}
 	queue, err := jobs.Open(jobLog{st.cat}, runners, jobs.Options{
-		Workers: st.opts.Workers, BytesPerSecond: st.opts.CopyRate, Class: classOf, Load: st.gauge, OnEvent: st.jobEvent,
+		Workers: st.opts.Workers, BytesPerSecond: st.opts.CopyRate, IdleBytesPerSecond: st.opts.ScrubRate, Class: classOf, Load: st.gauge, OnEvent: st.jobEvent,
 	})
 	st.jobs = queue
 	return err

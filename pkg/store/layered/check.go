@@ -40,7 +40,7 @@ func (st *Store) Check(ctx context.Context, deep bool) ([]store.Problem, error) 
 	known := map[meta.LayerID]bool{}
 	for _, row := range rows {
 		known[row.ID] = true
-		found = append(found, st.checkLayer(row, deep)...)
+		found = append(found, st.checkLayer(ctx, row, deep)...)
 		if err := ctx.Err(); err != nil {
 			return found, err
 		}
@@ -63,9 +63,10 @@ func allLayers(tx *meta.Tx) (rows []meta.Layer, err error) {
 	return rows, err
 }
 
-// checkLayer compares a layer's files with its row. A layer that vanished between
+// checkLayer compares a layer's files with its row; deep reads all data, and compares
+// that of a sealed layer with the checksums there are. A layer that vanished between
 // the listing and now is no problem; a job has dissolved it.
-func (st *Store) checkLayer(row meta.Layer, deep bool) (found []store.Problem) {
+func (st *Store) checkLayer(ctx context.Context, row meta.Layer, deep bool) (found []store.Problem) {
 	ref := st.layers.acquire(row.ID)
 	defer st.layers.release(ref)
 	name := fmt.Sprintf("layer %d of image %s", row.ID, row.Image)
@@ -80,7 +81,14 @@ func (st *Store) checkLayer(row meta.Layer, deep bool) (found []store.Problem) {
 		add("%v", err)
 		return found
 	}
-	for _, err := range lay.Verify(deep) {
+	read := false
+	if deep && row.Sealed {
+		r := &reading{st: st, row: row, report: func(text string, harmless bool) {
+			found = append(found, store.Problem{Object: name, Text: text, Harmless: harmless})
+		}}
+		read = r.all(ctx) == nil // else it is being changed, and read as it is
+	}
+	for _, err := range lay.Verify(deep && !read) {
 		add("%v", st.noticeDamage(row.ID, err))
 	}
 	data, _ := lay.Blocks()
@@ -129,7 +137,7 @@ func (st *Store) checkFiles(known, pending map[meta.LayerID]bool) (found []store
 		return []store.Problem{{Object: st.env.Dir, Text: err.Error()}}
 	}
 	for _, name := range names {
-		n, ok := layer.ParseName(strings.Replace(name, indexSuffix, ".map", 1))
+		n, ok := layer.ParseName(asMap(name))
 		id := meta.LayerID(n)
 		if name == probeFile || ok && (known[id] || pending[id] || st.ids.pending(id)) {
 			continue
@@ -140,6 +148,16 @@ func (st *Store) checkFiles(known, pending map[meta.LayerID]bool) (found []store
 		found = append(found, store.Problem{Object: st.env.Dir + "/" + name, Text: "no layer of the catalogue has this file", Harmless: true})
 	}
 	return found
+}
+
+// asMap turns the name of a file beside a layer's map into that of the map.
+func asMap(name string) string {
+	for _, suffix := range []string{indexSuffix, ".sums", ".sums.new"} {
+		if base, ok := strings.CutSuffix(name, suffix); ok {
+			return base + ".map"
+		}
+	}
+	return name
 }
 
 func (a *layerIDs) pending(id meta.LayerID) bool {
@@ -164,6 +182,10 @@ func (st *Store) Status(context.Context) (store.Status, error) {
 	if s.Total, s.Free, err = st.opts.FS.Space(st.opts.LayersDir); err != nil {
 		return s, err
 	}
-	s.Faulty, err = st.refused()
+	if s.Faulty, err = st.refused(); err != nil {
+		return s, err
+	}
+	found, err := st.scrubFindings()
+	s.Faulty = append(s.Faulty, found...)
 	return s, err
 }

@@ -20,6 +20,7 @@
 //	layers/<16 hex>.data   data of a layer: offset in file is offset in image
 //	layers/<16 hex>.map    its header, map and journal; package layer
 //	layers/<16 hex>.index  merged index whose top is that layer; may be deleted
+//	layers/<16 hex>.sums   checksums of a sealed layer's data; may be deleted
 //	layers/.probe          made and removed at start-up, to see that one can write
 //
 // # Invariants
@@ -108,9 +109,24 @@
 // what is known to be on the disk, copies the rest again, and tries until it succeeds. On a full disk allocating writes,
 // new objects and flattens answer ErrNoSpace.
 //
+// # Checksums and scrub
+//
+// A sealed layer that was left alone for a minute gets a file with the CRC-32C of each of
+// its data blocks, written anew and put in place at once. A scrub reads, past the page
+// cache where it can, all data of sealed layers, compares it with what checksums there
+// are, and computes those that are missing; it checks all maps, those of heads too. It
+// takes no claim on a layer: what a job changed beside it is read again. A merge forgets
+// the checksums of both its layers before it changes them. What is found is reported, in
+// Status until a scrub has looked again, and the job fails; the block is served as it is.
+//
+// Not detected is what changes in a head; between a write and the reading after the seal;
+// between a merge, which may have copied what was wrong already, and the next reading;
+// and, with checksums lost as well, before that. Data that is read for clients is not
+// compared.
+//
 // # What it does not do
 //
-// It keeps no second copy and no checksums of data. It does not hold writes on a full
+// It keeps no second copy, and repairs no data. It does not hold writes on a full
 // disk, rebuild a lost catalogue, or cut connections: that is the business of its users.
 // It does not protect a directory from a second machine that shares it.
 package layered

@@ -220,5 +220,6 @@ func (st *Store) cut(target *layerRef) (am aftermath, err error) {
 	}
 	st.rewriteHeader(target, row, "")
 	st.rebuildViews(row.ID)
+	st.rest(row.ID)
 	return am, nil
 }

@@ -31,6 +31,9 @@ func (st *Store) startIdle() {
 	if st.opts.IdleAfter > 0 {
 		st.idle.Go(func() { st.watchIdle(ctx) })
 	}
+	if st.opts.SumAfter > 0 || st.opts.ScrubEvery > 0 {
+		st.idle.Go(func() { st.watchRest(ctx) })
+	}
 }
 
 // markIdle marks what was not written to since it was called before.

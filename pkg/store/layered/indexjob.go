@@ -174,8 +174,8 @@ func dropIndex(tx *meta.Tx, l meta.Layer) (meta.Layer, error) {
 	return l, tx.PutLayer(l)
 }
 
-// unsettle prepares two layers for a merge: no index covers them any more, also in
-// no view, and the count of the one that gives its blocks away no longer holds, even
+// unsettle prepares two layers for a merge: their checksums are forgotten, no index
+// covers them any more, also in no view, and the count of the one that gives its blocks away no longer holds, even
 // if the merge is given up half-way; nor that of the other if a part of it is cleared
 // first.
 func (st *Store) unsettle(from, to meta.LayerID, clears bool) error {
@@ -204,6 +204,9 @@ func (st *Store) unsettle(from, to meta.LayerID, clears bool) error {
 	})
 	if err == nil && len(changed) > 0 {
 		st.rebuildViews(changed...)
+	}
+	if err == nil {
+		err = st.sums.forget(from, to)
 	}
 	return err
 }

@@ -41,6 +41,7 @@ func (m *merge) finish() (am aftermath, err error) {
 		st.rewriteHeader(m.upRef, kept, "")
 	}
 	st.rebuildViews(m.lower.ID, m.upper.ID)
+	st.rest(kept.ID)
 	return am, nil
 }
 

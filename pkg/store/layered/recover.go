@@ -30,6 +30,9 @@ func (st *Store) recover() error {
 	if err := st.redo(); err != nil {
 		return err
 	}
+	if err := st.loadScrub(); err != nil {
+		return err
+	}
 	return st.startJobs()
 }
 

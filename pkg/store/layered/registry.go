@@ -70,14 +70,16 @@ type registry struct {
 
 	dead atomic.Bool // abandoned: nothing is opened any more
 
-	mu    sync.Mutex
-	refs  map[meta.LayerID]*layerRef
-	busy  map[meta.LayerID]bool
-	freed chan struct{} // closed and replaced when layers are let go of
+	mu   sync.Mutex
+	refs map[meta.LayerID]*layerRef
+	busy map[meta.LayerID]bool
+	// claims counts how often a layer was claimed.
+	claims map[meta.LayerID]uint64
+	freed  chan struct{} // closed and replaced when layers are let go of
 }
 
 func newRegistry(env *layer.Env) *registry {
-	return &registry{env: env, refs: map[meta.LayerID]*layerRef{}, busy: map[meta.LayerID]bool{}, freed: make(chan struct{}),
+	return &registry{env: env, refs: map[meta.LayerID]*layerRef{}, busy: map[meta.LayerID]bool{}, claims: map[meta.LayerID]uint64{}, freed: make(chan struct{}),
 		onDamage: func(meta.LayerID, error) {}, onLost: func(meta.LayerID) {},
 		onPoison: func(meta.LayerID, string) {}, onClose: func(meta.LayerID, error) {}}
 }
@@ -159,6 +161,7 @@ func (g *registry) tryClaim(ids []meta.LayerID) (taken meta.LayerID, freed <-cha
 	}
 	for _, id := range ids {
 		g.busy[id] = true
+		g.claims[id]++
 	}
 	return 0, nil
 }
@@ -171,6 +174,42 @@ func (g *registry) unclaim(ids ...meta.LayerID) {
 	}
 	close(g.freed)
 	g.freed = make(chan struct{})
+}
+
+// unclaimed waits until nobody has claimed a layer, and returns how often it was claimed
+// by then: if that is the same later, no job has changed the layer meanwhile.
+func (g *registry) unclaimed(ctx context.Context, id meta.LayerID, patience time.Duration) (uint64, error) {
+	wait, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for {
+		g.mu.Lock()
+		busy, n, freed := g.busy[id], g.claims[id], g.freed
+		g.mu.Unlock()
+		if !busy {
+			return n, ctx.Err()
+		}
+		select {
+		case <-freed:
+		case <-wait.Done():
+			if err := ctx.Err(); err != nil {
+				return 0, err
+			}
+			return 0, errChanging
+		}
+	}
+}
+
+func (g *registry) claimsOf(id meta.LayerID) uint64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.claims[id]
+}
+
+// gone forgets how often a layer was claimed that is no more.
+func (g *registry) gone(id meta.LayerID) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.claims, id)
 }
 
 // adopt registers a layer that was just created and is open already.

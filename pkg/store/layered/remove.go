@@ -100,7 +100,8 @@ func (st *Store) removeFiles(id meta.LayerID) error {
 	st.mu.Lock()
 	delete(st.faulty, id)
 	st.mu.Unlock()
-	return errors.Join(layer.Remove(st.env, uint64(id)), st.removeIndex(id))
+	st.layers.gone(id)
+	return errors.Join(layer.Remove(st.env, uint64(id)), st.removeIndex(id), st.sums.drop(id))
 }
 
 // Revert implements store.Reverter: a new head over the snapshot's layer takes the

@@ -147,6 +147,7 @@ func (im *image) changeHead(next *fresh) {
 	st, sealed := im.st, im.st.layers.acquire(im.head.id)
 	im.switchHead(next.id)
 	next.keep()
+	st.rest(sealed.id)
 	st.tidying.Go(func() {
 		defer st.layers.release(sealed)
 		if row, err := st.layerRow(sealed.id); err == nil {

@@ -54,6 +54,13 @@ type Options struct {
 	// bytes: a power of two from 4 KiB, which 0 means, too, to 1 MiB. Larger units keep
 	// the files of heads in fewer pieces and cost space until the layer is sealed.
 	AllocUnit int64
+	// SumAfter is how long a sealed layer is left alone before its checksums are
+	// computed; 0 is one minute, negative leaves them to scrubs.
+	SumAfter time.Duration
+	// ScrubEvery is how long after the beginning of a scrub the next one is queued; 0 is
+	// never. ScrubRate bounds what scrubs read, in bytes a second; 0 is no bound.
+	ScrubEvery time.Duration
+	ScrubRate  int64
 	// NoCatalogueSync is for tests that stage no power failure.
 	NoCatalogueSync bool
 	// BeforeCommit is asked before each commit of the catalogue and can fail it, for
@@ -106,6 +113,9 @@ func (o Options) withDefaults(dir string) Options {
 	if o.IdleAfter == 0 {
 		o.IdleAfter = 5 * time.Second
 	}
+	if o.SumAfter == 0 {
+		o.SumAfter = time.Minute
+	}
 	if o.OnEvent == nil {
 		o.OnEvent = func(Event) {}
 	}
@@ -117,21 +127,24 @@ type Store struct {
 	dir  string
 	opts Options
 
-	cat    *meta.DB
-	pool   *vfs.Pool
-	env    *layer.Env
-	layers *registry
-	cache  *cache
-	jobs   *jobs.Queue
-	gauge  *jobs.Load
-	srcu   srcu.Domain
-	keys   keyLocks
-	ids    layerIDs
+	cat     *meta.DB
+	pool    *vfs.Pool
+	env     *layer.Env
+	layers  *registry
+	sums    *layerSums
+	scrubs  scrubber
+	resting resting
+	cache   *cache
+	jobs    *jobs.Queue
+	gauge   *jobs.Load
+	srcu    srcu.Domain
+	keys    keyLocks
+	ids     layerIDs
 
 	closed    atomic.Bool // no call is admitted any more
 	shut      atomic.Bool // nor is any request of a device
 	tidying   sync.WaitGroup
-	idle      sync.WaitGroup // the watcher of idle images
+	idle      sync.WaitGroup // the watchers of idle images and resting layers
 	stopIdle  context.CancelFunc
 	noReflink atomic.Bool
 	copied    atomic.Int64
@@ -146,7 +159,10 @@ type Store struct {
 	stalled map[store.ID]error
 }
 
-var _ store.Full = (*Store)(nil)
+var (
+	_ store.Full     = (*Store)(nil)
+	_ store.Scrubber = (*Store)(nil)
+)
 
 // Init makes an empty store in a directory and gives it its identity. It refuses a
 // directory that holds one already.
@@ -206,6 +222,7 @@ func assemble(dir string, o Options, cat *meta.DB) (*Store, error) {
 	st.pool = vfs.NewPool(st.layersFS(), poolSize(0))
 	st.env = &layer.Env{FS: st.pool, Dir: o.LayersDir, CacheID: cacheID, Pages: layer.NewPageCache(o.PageMemory), AllocUnit: o.AllocUnit}
 	st.layers = newRegistry(st.env)
+	st.sums = newLayerSums(st.env)
 	st.layers.onDamage = st.damaged
 	st.layers.onLost = st.cacheLost
 	st.layers.onPoison = st.poisonHead

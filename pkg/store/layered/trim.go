@@ -20,7 +20,7 @@ func classOf(kind store.JobKind) jobs.Class {
 	switch kind {
 	case store.JobMerge, store.JobDelete, jobSlack:
 		return jobs.Short
-	case store.JobScrub:
+	case store.JobScrub, jobSums:
 		return jobs.Idle
 	}
 	return jobs.Long

@@ -2096,6 +2096,42 @@ func (*JobsRequest) Descriptor() ([]byte, []int) {
 	return file_strata_proto_rawDescGZIP(), []int{33}
 }
 
+type ScrubRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScrubRequest) Reset() {
+	*x = ScrubRequest{}
+	mi := &file_strata_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScrubRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScrubRequest) ProtoMessage() {}
+
+func (x *ScrubRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_strata_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScrubRequest.ProtoReflect.Descriptor instead.
+func (*ScrubRequest) Descriptor() ([]byte, []int) {
+	return file_strata_proto_rawDescGZIP(), []int{34}
+}
+
 type JobRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Job           string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
@@ -2105,7 +2141,7 @@ type JobRequest struct {
 
 func (x *JobRequest) Reset() {
 	*x = JobRequest{}
-	mi := &file_strata_proto_msgTypes[34]
+	mi := &file_strata_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2117,7 +2153,7 @@ func (x *JobRequest) String() string {
 func (*JobRequest) ProtoMessage() {}
 
 func (x *JobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[34]
+	mi := &file_strata_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2130,7 +2166,7 @@ func (x *JobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobRequest.ProtoReflect.Descriptor instead.
 func (*JobRequest) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{34}
+	return file_strata_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *JobRequest) GetJob() string {
@@ -2157,7 +2193,7 @@ type Job struct {
 
 func (x *Job) Reset() {
 	*x = Job{}
-	mi := &file_strata_proto_msgTypes[35]
+	mi := &file_strata_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2169,7 +2205,7 @@ func (x *Job) String() string {
 func (*Job) ProtoMessage() {}
 
 func (x *Job) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[35]
+	mi := &file_strata_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2182,7 +2218,7 @@ func (x *Job) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Job.ProtoReflect.Descriptor instead.
 func (*Job) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{35}
+	return file_strata_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Job) GetId() string {
@@ -2257,7 +2293,7 @@ type JobPage struct {
 
 func (x *JobPage) Reset() {
 	*x = JobPage{}
-	mi := &file_strata_proto_msgTypes[36]
+	mi := &file_strata_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2269,7 +2305,7 @@ func (x *JobPage) String() string {
 func (*JobPage) ProtoMessage() {}
 
 func (x *JobPage) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[36]
+	mi := &file_strata_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2282,7 +2318,7 @@ func (x *JobPage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobPage.ProtoReflect.Descriptor instead.
 func (*JobPage) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{36}
+	return file_strata_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *JobPage) GetItems() []*Job {
@@ -2300,7 +2336,7 @@ type EndpointsRequest struct {
 
 func (x *EndpointsRequest) Reset() {
 	*x = EndpointsRequest{}
-	mi := &file_strata_proto_msgTypes[37]
+	mi := &file_strata_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2312,7 +2348,7 @@ func (x *EndpointsRequest) String() string {
 func (*EndpointsRequest) ProtoMessage() {}
 
 func (x *EndpointsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[37]
+	mi := &file_strata_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2325,7 +2361,7 @@ func (x *EndpointsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointsRequest.ProtoReflect.Descriptor instead.
 func (*EndpointsRequest) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{37}
+	return file_strata_proto_rawDescGZIP(), []int{38}
 }
 
 type EndpointsReply struct {
@@ -2339,7 +2375,7 @@ type EndpointsReply struct {
 
 func (x *EndpointsReply) Reset() {
 	*x = EndpointsReply{}
-	mi := &file_strata_proto_msgTypes[38]
+	mi := &file_strata_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2351,7 +2387,7 @@ func (x *EndpointsReply) String() string {
 func (*EndpointsReply) ProtoMessage() {}
 
 func (x *EndpointsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[38]
+	mi := &file_strata_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2364,7 +2400,7 @@ func (x *EndpointsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointsReply.ProtoReflect.Descriptor instead.
 func (*EndpointsReply) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{38}
+	return file_strata_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *EndpointsReply) GetNbd() []string {
@@ -2525,7 +2561,8 @@ const file_strata_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\fR\x05value\";\n" +
 	"\bNotePage\x12/\n" +
 	"\x05items\x18\x01 \x03(\v2\x19.strata.store.v1.NoteItemR\x05items\"\r\n" +
-	"\vJobsRequest\"\x1e\n" +
+	"\vJobsRequest\"\x0e\n" +
+	"\fScrubRequest\"\x1e\n" +
 	"\n" +
 	"JobRequest\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\"\xc7\x01\n" +
@@ -2543,7 +2580,7 @@ const file_strata_proto_rawDesc = "" +
 	"\x05items\x18\x01 \x03(\v2\x14.strata.store.v1.JobR\x05items\"\x12\n" +
 	"\x10EndpointsRequest\"\"\n" +
 	"\x0eEndpointsReply\x12\x10\n" +
-	"\x03nbd\x18\x01 \x03(\tR\x03nbd2\xda\x0f\n" +
+	"\x03nbd\x18\x01 \x03(\tR\x03nbd2\x9d\x10\n" +
 	"\x05Store\x12?\n" +
 	"\x06Create\x12\x1e.strata.store.v1.CreateRequest\x1a\x15.strata.store.v1.Info\x12C\n" +
 	"\bSnapshot\x12 .strata.store.v1.SnapshotRequest\x1a\x15.strata.store.v1.Info\x12=\n" +
@@ -2568,7 +2605,9 @@ const file_strata_proto_rawDesc = "" +
 	"\bSwapNote\x12 .strata.store.v1.SwapNoteRequest\x1a\x16.strata.store.v1.Empty\x12C\n" +
 	"\x05Notes\x12\x1d.strata.store.v1.NotesRequest\x1a\x19.strata.store.v1.NotePage0\x01\x12@\n" +
 	"\x04Jobs\x12\x1c.strata.store.v1.JobsRequest\x1a\x18.strata.store.v1.JobPage0\x01\x12D\n" +
-	"\fStartFlatten\x12\x1e.strata.store.v1.ObjectRequest\x1a\x14.strata.store.v1.Job\x12?\n" +
+	"\fStartFlatten\x12\x1e.strata.store.v1.ObjectRequest\x1a\x14.strata.store.v1.Job\x12A\n" +
+	"\n" +
+	"StartScrub\x12\x1d.strata.store.v1.ScrubRequest\x1a\x14.strata.store.v1.Job\x12?\n" +
 	"\bWatchJob\x12\x1b.strata.store.v1.JobRequest\x1a\x14.strata.store.v1.Job0\x01\x12?\n" +
 	"\bPauseJob\x12\x1b.strata.store.v1.JobRequest\x1a\x16.strata.store.v1.Empty\x12@\n" +
 	"\tResumeJob\x12\x1b.strata.store.v1.JobRequest\x1a\x16.strata.store.v1.Empty\x12@\n" +
@@ -2587,7 +2626,7 @@ func file_strata_proto_rawDescGZIP() []byte {
 	return file_strata_proto_rawDescData
 }
 
-var file_strata_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_strata_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_strata_proto_goTypes = []any{
 	(*Empty)(nil),                 // 0: strata.store.v1.Empty
 	(*ObjectRequest)(nil),         // 1: strata.store.v1.ObjectRequest
@@ -2623,12 +2662,13 @@ var file_strata_proto_goTypes = []any{
 	(*NoteItem)(nil),              // 31: strata.store.v1.NoteItem
 	(*NotePage)(nil),              // 32: strata.store.v1.NotePage
 	(*JobsRequest)(nil),           // 33: strata.store.v1.JobsRequest
-	(*JobRequest)(nil),            // 34: strata.store.v1.JobRequest
-	(*Job)(nil),                   // 35: strata.store.v1.Job
-	(*JobPage)(nil),               // 36: strata.store.v1.JobPage
-	(*EndpointsRequest)(nil),      // 37: strata.store.v1.EndpointsRequest
-	(*EndpointsReply)(nil),        // 38: strata.store.v1.EndpointsReply
-	(*timestamppb.Timestamp)(nil), // 39: google.protobuf.Timestamp
+	(*ScrubRequest)(nil),          // 34: strata.store.v1.ScrubRequest
+	(*JobRequest)(nil),            // 35: strata.store.v1.JobRequest
+	(*Job)(nil),                   // 36: strata.store.v1.Job
+	(*JobPage)(nil),               // 37: strata.store.v1.JobPage
+	(*EndpointsRequest)(nil),      // 38: strata.store.v1.EndpointsRequest
+	(*EndpointsReply)(nil),        // 39: strata.store.v1.EndpointsReply
+	(*timestamppb.Timestamp)(nil), // 40: google.protobuf.Timestamp
 }
 var file_strata_proto_depIdxs = []int32{
 	2,  // 0: strata.store.v1.CreateRequest.policy:type_name -> strata.store.v1.Policy
@@ -2636,16 +2676,16 @@ var file_strata_proto_depIdxs = []int32{
 	2,  // 2: strata.store.v1.ModifyRequest.policy:type_name -> strata.store.v1.Policy
 	3,  // 3: strata.store.v1.ModifyRequest.limits:type_name -> strata.store.v1.Limits
 	2,  // 4: strata.store.v1.Info.policy:type_name -> strata.store.v1.Policy
-	39, // 5: strata.store.v1.Info.created:type_name -> google.protobuf.Timestamp
+	40, // 5: strata.store.v1.Info.created:type_name -> google.protobuf.Timestamp
 	3,  // 6: strata.store.v1.Info.limits:type_name -> strata.store.v1.Limits
 	11, // 7: strata.store.v1.InfoPage.items:type_name -> strata.store.v1.Info
 	16, // 8: strata.store.v1.ExtentPage.items:type_name -> strata.store.v1.Extent
 	19, // 9: strata.store.v1.ProblemPage.items:type_name -> strata.store.v1.Problem
-	35, // 10: strata.store.v1.StatusReply.jobs:type_name -> strata.store.v1.Job
+	36, // 10: strata.store.v1.StatusReply.jobs:type_name -> strata.store.v1.Job
 	19, // 11: strata.store.v1.StatusReply.faulty:type_name -> strata.store.v1.Problem
 	25, // 12: strata.store.v1.PublicationPage.items:type_name -> strata.store.v1.Publication
 	31, // 13: strata.store.v1.NotePage.items:type_name -> strata.store.v1.NoteItem
-	35, // 14: strata.store.v1.JobPage.items:type_name -> strata.store.v1.Job
+	36, // 14: strata.store.v1.JobPage.items:type_name -> strata.store.v1.Job
 	4,  // 15: strata.store.v1.Store.Create:input_type -> strata.store.v1.CreateRequest
 	5,  // 16: strata.store.v1.Store.Snapshot:input_type -> strata.store.v1.SnapshotRequest
 	1,  // 17: strata.store.v1.Store.Stat:input_type -> strata.store.v1.ObjectRequest
@@ -2670,42 +2710,44 @@ var file_strata_proto_depIdxs = []int32{
 	30, // 36: strata.store.v1.Store.Notes:input_type -> strata.store.v1.NotesRequest
 	33, // 37: strata.store.v1.Store.Jobs:input_type -> strata.store.v1.JobsRequest
 	1,  // 38: strata.store.v1.Store.StartFlatten:input_type -> strata.store.v1.ObjectRequest
-	34, // 39: strata.store.v1.Store.WatchJob:input_type -> strata.store.v1.JobRequest
-	34, // 40: strata.store.v1.Store.PauseJob:input_type -> strata.store.v1.JobRequest
-	34, // 41: strata.store.v1.Store.ResumeJob:input_type -> strata.store.v1.JobRequest
-	34, // 42: strata.store.v1.Store.CancelJob:input_type -> strata.store.v1.JobRequest
-	37, // 43: strata.store.v1.Store.Endpoints:input_type -> strata.store.v1.EndpointsRequest
-	11, // 44: strata.store.v1.Store.Create:output_type -> strata.store.v1.Info
-	11, // 45: strata.store.v1.Store.Snapshot:output_type -> strata.store.v1.Info
-	11, // 46: strata.store.v1.Store.Stat:output_type -> strata.store.v1.Info
-	11, // 47: strata.store.v1.Store.Lookup:output_type -> strata.store.v1.Info
-	12, // 48: strata.store.v1.Store.Walk:output_type -> strata.store.v1.InfoPage
-	11, // 49: strata.store.v1.Store.Resize:output_type -> strata.store.v1.Info
-	11, // 50: strata.store.v1.Store.Modify:output_type -> strata.store.v1.Info
-	35, // 51: strata.store.v1.Store.Flatten:output_type -> strata.store.v1.Job
-	0,  // 52: strata.store.v1.Store.Remove:output_type -> strata.store.v1.Empty
-	0,  // 53: strata.store.v1.Store.Revert:output_type -> strata.store.v1.Empty
-	13, // 54: strata.store.v1.Store.Usage:output_type -> strata.store.v1.UsageReply
-	17, // 55: strata.store.v1.Store.Diff:output_type -> strata.store.v1.ExtentPage
-	17, // 56: strata.store.v1.Store.Extents:output_type -> strata.store.v1.ExtentPage
-	12, // 57: strata.store.v1.Store.Children:output_type -> strata.store.v1.InfoPage
-	20, // 58: strata.store.v1.Store.Check:output_type -> strata.store.v1.ProblemPage
-	22, // 59: strata.store.v1.Store.Status:output_type -> strata.store.v1.StatusReply
-	25, // 60: strata.store.v1.Store.Publish:output_type -> strata.store.v1.Publication
-	0,  // 61: strata.store.v1.Store.Unpublish:output_type -> strata.store.v1.Empty
-	26, // 62: strata.store.v1.Store.Publications:output_type -> strata.store.v1.PublicationPage
-	28, // 63: strata.store.v1.Store.Note:output_type -> strata.store.v1.NoteReply
-	0,  // 64: strata.store.v1.Store.SwapNote:output_type -> strata.store.v1.Empty
-	32, // 65: strata.store.v1.Store.Notes:output_type -> strata.store.v1.NotePage
-	36, // 66: strata.store.v1.Store.Jobs:output_type -> strata.store.v1.JobPage
-	35, // 67: strata.store.v1.Store.StartFlatten:output_type -> strata.store.v1.Job
-	35, // 68: strata.store.v1.Store.WatchJob:output_type -> strata.store.v1.Job
-	0,  // 69: strata.store.v1.Store.PauseJob:output_type -> strata.store.v1.Empty
-	0,  // 70: strata.store.v1.Store.ResumeJob:output_type -> strata.store.v1.Empty
-	0,  // 71: strata.store.v1.Store.CancelJob:output_type -> strata.store.v1.Empty
-	38, // 72: strata.store.v1.Store.Endpoints:output_type -> strata.store.v1.EndpointsReply
-	44, // [44:73] is the sub-list for method output_type
-	15, // [15:44] is the sub-list for method input_type
+	34, // 39: strata.store.v1.Store.StartScrub:input_type -> strata.store.v1.ScrubRequest
+	35, // 40: strata.store.v1.Store.WatchJob:input_type -> strata.store.v1.JobRequest
+	35, // 41: strata.store.v1.Store.PauseJob:input_type -> strata.store.v1.JobRequest
+	35, // 42: strata.store.v1.Store.ResumeJob:input_type -> strata.store.v1.JobRequest
+	35, // 43: strata.store.v1.Store.CancelJob:input_type -> strata.store.v1.JobRequest
+	38, // 44: strata.store.v1.Store.Endpoints:input_type -> strata.store.v1.EndpointsRequest
+	11, // 45: strata.store.v1.Store.Create:output_type -> strata.store.v1.Info
+	11, // 46: strata.store.v1.Store.Snapshot:output_type -> strata.store.v1.Info
+	11, // 47: strata.store.v1.Store.Stat:output_type -> strata.store.v1.Info
+	11, // 48: strata.store.v1.Store.Lookup:output_type -> strata.store.v1.Info
+	12, // 49: strata.store.v1.Store.Walk:output_type -> strata.store.v1.InfoPage
+	11, // 50: strata.store.v1.Store.Resize:output_type -> strata.store.v1.Info
+	11, // 51: strata.store.v1.Store.Modify:output_type -> strata.store.v1.Info
+	36, // 52: strata.store.v1.Store.Flatten:output_type -> strata.store.v1.Job
+	0,  // 53: strata.store.v1.Store.Remove:output_type -> strata.store.v1.Empty
+	0,  // 54: strata.store.v1.Store.Revert:output_type -> strata.store.v1.Empty
+	13, // 55: strata.store.v1.Store.Usage:output_type -> strata.store.v1.UsageReply
+	17, // 56: strata.store.v1.Store.Diff:output_type -> strata.store.v1.ExtentPage
+	17, // 57: strata.store.v1.Store.Extents:output_type -> strata.store.v1.ExtentPage
+	12, // 58: strata.store.v1.Store.Children:output_type -> strata.store.v1.InfoPage
+	20, // 59: strata.store.v1.Store.Check:output_type -> strata.store.v1.ProblemPage
+	22, // 60: strata.store.v1.Store.Status:output_type -> strata.store.v1.StatusReply
+	25, // 61: strata.store.v1.Store.Publish:output_type -> strata.store.v1.Publication
+	0,  // 62: strata.store.v1.Store.Unpublish:output_type -> strata.store.v1.Empty
+	26, // 63: strata.store.v1.Store.Publications:output_type -> strata.store.v1.PublicationPage
+	28, // 64: strata.store.v1.Store.Note:output_type -> strata.store.v1.NoteReply
+	0,  // 65: strata.store.v1.Store.SwapNote:output_type -> strata.store.v1.Empty
+	32, // 66: strata.store.v1.Store.Notes:output_type -> strata.store.v1.NotePage
+	37, // 67: strata.store.v1.Store.Jobs:output_type -> strata.store.v1.JobPage
+	36, // 68: strata.store.v1.Store.StartFlatten:output_type -> strata.store.v1.Job
+	36, // 69: strata.store.v1.Store.StartScrub:output_type -> strata.store.v1.Job
+	36, // 70: strata.store.v1.Store.WatchJob:output_type -> strata.store.v1.Job
+	0,  // 71: strata.store.v1.Store.PauseJob:output_type -> strata.store.v1.Empty
+	0,  // 72: strata.store.v1.Store.ResumeJob:output_type -> strata.store.v1.Empty
+	0,  // 73: strata.store.v1.Store.CancelJob:output_type -> strata.store.v1.Empty
+	39, // 74: strata.store.v1.Store.Endpoints:output_type -> strata.store.v1.EndpointsReply
+	45, // [45:75] is the sub-list for method output_type
+	15, // [15:45] is the sub-list for method input_type
 	15, // [15:15] is the sub-list for extension type_name
 	15, // [15:15] is the sub-list for extension extendee
 	0,  // [0:15] is the sub-list for field type_name
@@ -2723,7 +2765,7 @@ func file_strata_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_strata_proto_rawDesc), len(file_strata_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   39,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -50,6 +50,7 @@ const (
 	Store_Notes_FullMethodName        = "/strata.store.v1.Store/Notes"
 	Store_Jobs_FullMethodName         = "/strata.store.v1.Store/Jobs"
 	Store_StartFlatten_FullMethodName = "/strata.store.v1.Store/StartFlatten"
+	Store_StartScrub_FullMethodName   = "/strata.store.v1.Store/StartScrub"
 	Store_WatchJob_FullMethodName     = "/strata.store.v1.Store/WatchJob"
 	Store_PauseJob_FullMethodName     = "/strata.store.v1.Store/PauseJob"
 	Store_ResumeJob_FullMethodName    = "/strata.store.v1.Store/ResumeJob"
@@ -98,6 +99,8 @@ type StoreClient interface {
 	// Background work.
 	Jobs(ctx context.Context, in *JobsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[JobPage], error)
 	StartFlatten(ctx context.Context, in *ObjectRequest, opts ...grpc.CallOption) (*Job, error)
+	// StartScrub is UNIMPLEMENTED by stores that cannot.
+	StartScrub(ctx context.Context, in *ScrubRequest, opts ...grpc.CallOption) (*Job, error)
 	// WatchJob streams the job until it is done, failed or cancelled.
 	WatchJob(ctx context.Context, in *JobRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Job], error)
 	PauseJob(ctx context.Context, in *JobRequest, opts ...grpc.CallOption) (*Empty, error)
@@ -436,6 +439,16 @@ func (c *storeClient) StartFlatten(ctx context.Context, in *ObjectRequest, opts 
 	return out, nil
 }
 
+func (c *storeClient) StartScrub(ctx context.Context, in *ScrubRequest, opts ...grpc.CallOption) (*Job, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Job)
+	err := c.cc.Invoke(ctx, Store_StartScrub_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *storeClient) WatchJob(ctx context.Context, in *JobRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Job], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &Store_ServiceDesc.Streams[9], Store_WatchJob_FullMethodName, cOpts...)
@@ -536,6 +549,8 @@ type StoreServer interface {
 	// Background work.
 	Jobs(*JobsRequest, grpc.ServerStreamingServer[JobPage]) error
 	StartFlatten(context.Context, *ObjectRequest) (*Job, error)
+	// StartScrub is UNIMPLEMENTED by stores that cannot.
+	StartScrub(context.Context, *ScrubRequest) (*Job, error)
 	// WatchJob streams the job until it is done, failed or cancelled.
 	WatchJob(*JobRequest, grpc.ServerStreamingServer[Job]) error
 	PauseJob(context.Context, *JobRequest) (*Empty, error)
@@ -624,6 +639,9 @@ func (UnimplementedStoreServer) Jobs(*JobsRequest, grpc.ServerStreamingServer[Jo
 }
 func (UnimplementedStoreServer) StartFlatten(context.Context, *ObjectRequest) (*Job, error) {
 	return nil, status.Error(codes.Unimplemented, "method StartFlatten not implemented")
+}
+func (UnimplementedStoreServer) StartScrub(context.Context, *ScrubRequest) (*Job, error) {
+	return nil, status.Error(codes.Unimplemented, "method StartScrub not implemented")
 }
 func (UnimplementedStoreServer) WatchJob(*JobRequest, grpc.ServerStreamingServer[Job]) error {
 	return status.Error(codes.Unimplemented, "method WatchJob not implemented")
@@ -1030,6 +1048,24 @@ func _Store_StartFlatten_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Store_StartScrub_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ScrubRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StoreServer).StartScrub(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Store_StartScrub_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StoreServer).StartScrub(ctx, req.(*ScrubRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Store_WatchJob_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(JobRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -1179,6 +1215,10 @@ var Store_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "StartFlatten",
 			Handler:    _Store_StartFlatten_Handler,
+		},
+		{
+			MethodName: "StartScrub",
+			Handler:    _Store_StartScrub_Handler,
 		},
 		{
 			MethodName: "PauseJob",
