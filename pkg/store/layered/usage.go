@@ -2,6 +2,7 @@ package layered
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/strata-csi/strata/pkg/store"
@@ -11,46 +12,72 @@ import (
 // Usage implements store.Inspector. A layer that only this object stands on is its
 // own; from the first one that something else needs too, all below is shared.
 func (st *Store) Usage(ctx context.Context, id store.ID) (store.Usage, error) {
-	u := store.Usage{ID: id}
-	if err := st.alive(); err != nil {
-		return u, err
-	}
-	var head meta.LayerID
-	err := st.cat.View(func(tx *meta.Tx) error {
-		u = store.Usage{ID: id}
-		info, err := st.infoOf(tx, id)
+	for {
+		if err := st.alive(); err != nil {
+			return store.Usage{ID: id}, err
+		}
+		a := accounting{st: st}
+		err := st.cat.View(func(tx *meta.Tx) error {
+			a.reset(id)
+			return a.walk(tx, id)
+		})
+		changed := false
+		if err == nil {
+			changed, err = a.measure()
+		}
+		if err == nil {
+			err = ctx.Err()
+		}
 		if err != nil {
-			return err
+			return a.usage, fmt.Errorf("usage: %w", err)
 		}
-		u.Size = info.Size
-		top, err := topLayer(tx, id, info.Kind)
-		if err != nil {
-			return err
+		if !changed {
+			return a.usage, nil
 		}
-		if info.Kind == store.KindImage {
-			head = top
-		}
-		return st.account(tx, top, info, &u)
-	})
-	if err != nil {
-		return u, fmt.Errorf("usage: %w", err)
 	}
-	if head == 0 {
-		return u, nil
-	}
-	ref := st.layers.acquire(head)
-	defer st.layers.release(ref)
-	lay, err := ref.get()
-	if err != nil {
-		return u, fmt.Errorf("usage: %w", err)
-	}
-	data, _ := lay.Blocks()
-	u.Own += data * blockSize
-	return u, ctx.Err()
 }
 
-func (st *Store) account(tx *meta.Tx, top meta.LayerID, info store.Info, u *store.Usage) error {
-	alone := true
+// accounting adds up what one object costs. The catalogue does not know how much data is
+// in a head, or in layers that a merge is at work on or has been given up for: those
+// layers are asked. Of a merge under way a batch may count on both sides.
+type accounting struct {
+	st    *Store
+	usage store.Usage
+	ask   []share
+}
+
+// share is a layer's part in the usage.
+type share struct {
+	row             meta.Layer
+	alone, retained bool
+}
+
+func (a *accounting) reset(id store.ID) {
+	a.usage, a.ask = store.Usage{ID: id}, nil
+}
+
+func (a *accounting) add(s share, bytes int64) {
+	if s.alone {
+		a.usage.Own += bytes
+	} else {
+		a.usage.Shared += bytes
+	}
+	if s.retained {
+		a.usage.Retained += bytes
+	}
+}
+
+func (a *accounting) walk(tx *meta.Tx, object store.ID) error {
+	info, err := a.st.infoOf(tx, object)
+	if err != nil {
+		return err
+	}
+	a.usage.Size = info.Size
+	top, err := topLayer(tx, object, info.Kind)
+	if err != nil {
+		return err
+	}
+	alone, merged := true, false
 	removed := map[store.ID]bool{}
 	for id := top; id != 0; {
 		l, err := tx.Layer(id)
@@ -70,28 +97,79 @@ func (st *Store) account(tx *meta.Tx, top meta.LayerID, info store.Info, u *stor
 			mine, below = 1, 0
 		}
 		alone = alone && refs == mine && kids == below
-		bytes := l.Data * blockSize
-		if alone {
-			u.Own += bytes
-		} else {
-			u.Shared += bytes
-		}
+		s := share{row: l, alone: alone}
 		if l.Image != info.Image && refs == 0 {
-			img, err := tx.Image(l.Image)
-			if err != nil {
+			if s.retained, err = a.retains(tx, l.Image, info, removed); err != nil {
 				return err
 			}
-			if img.Removed {
-				u.Retained += bytes
-				if !removed[l.Image] {
-					removed[l.Image] = true
-					u.RetainedFor = append(u.RetainedFor, fmt.Sprintf("removed image %q is read by %s", img.Name, info.Ref()))
-				}
-			}
+		}
+		if merged, err = a.atWork(tx, l); err != nil {
+			return err
+		}
+		if merged || l.Data == 0 {
+			a.ask = append(a.ask, s)
+		} else {
+			a.add(s, l.Data*blockSize)
 		}
 		id = l.Parent
 	}
 	return nil
+}
+
+// retains tells whether a layer belongs to a removed image, and names that once.
+func (a *accounting) retains(tx *meta.Tx, owner store.ID, reader store.Info, named map[store.ID]bool) (bool, error) {
+	img, err := tx.Image(owner)
+	if err != nil || !img.Removed {
+		return false, err
+	}
+	if !named[owner] {
+		named[owner] = true
+		a.usage.RetainedFor = append(a.usage.RetainedFor, fmt.Sprintf("removed image %q is read by %s", img.Name, reader.Ref()))
+	}
+	return true, nil
+}
+
+// atWork tells whether a layer's count in the catalogue may not hold, as it is a side of
+// a merge.
+func (a *accounting) atWork(tx *meta.Tx, l meta.Layer) (bool, error) {
+	if l.Merging != 0 || l.Parent == 0 {
+		return l.Merging != 0, nil
+	}
+	below, err := tx.Layer(l.Parent)
+	return err == nil && below.Merging == l.ID, err
+}
+
+// measure asks the layers that the catalogue cannot tell of. changed says that one of
+// them is gone since.
+func (a *accounting) measure() (changed bool, err error) {
+	for _, s := range a.ask {
+		data, err := a.st.dataIn(s.row.ID)
+		if err == nil {
+			a.add(s, data*blockSize)
+			continue
+		}
+		_, gone := a.st.layerRow(s.row.ID)
+		switch {
+		case errors.Is(gone, store.ErrNotFound):
+			return true, nil
+		case !s.row.Sealed || a.st.closed.Load():
+			return false, err
+		}
+		a.add(s, s.row.Data*blockSize) // it is damaged, which is told elsewhere
+	}
+	return false, nil
+}
+
+// dataIn is how many data blocks a layer has now.
+func (st *Store) dataIn(id meta.LayerID) (int64, error) {
+	ref := st.layers.acquire(id)
+	defer st.layers.release(ref)
+	lay, err := ref.get()
+	if err != nil {
+		return 0, err
+	}
+	data, _ := lay.Blocks()
+	return data, nil
 }
 
 // lastingKids counts the layers directly above one, up to most and without those of
