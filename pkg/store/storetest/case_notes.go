@@ -110,38 +110,31 @@ func (s *suite) TestNotesBounds() {
 
 // TestNotesConcurrent: of those who change a note at once, one succeeds.
 func (s *suite) TestNotesConcurrent() {
-	const writers, each = 6, 15
-	errs := make([]error, writers)
-	var wg sync.WaitGroup
-	for w := range errs {
-		wg.Go(func() { errs[w] = s.countNote(each) })
-	}
-	wg.Wait()
-	for _, err := range errs {
-		s.must(err, "counting")
-	}
-	s.wantNote("count", strconv.Itoa(writers*each))
-}
-
-// countNote adds to a note, again and again.
-func (s *suite) countNote(times int) error {
-	for times > 0 {
-		now, err := s.s.Note(s.ctx, "count")
-		if err != nil && !errors.Is(err, store.ErrNotFound) {
-			return err
+	const writers, rounds = 6, 15
+	s.swap("count", "", "0")
+	for round := range rounds {
+		errs := make([]error, writers)
+		start := make(chan struct{})
+		var wg sync.WaitGroup
+		for w := range errs {
+			wg.Go(func() {
+				<-start
+				errs[w] = s.s.SwapNote(s.ctx, "count", strconv.Itoa(round), strconv.Itoa(round+1))
+			})
 		}
-		n := 0
-		if now != "" {
-			if n, err = strconv.Atoi(now); err != nil {
-				return err
+		close(start)
+		wg.Wait()
+		done := 0
+		for _, err := range errs {
+			if err == nil {
+				done++
+			} else {
+				s.wantErr(err, "a change that came too late", store.ErrConflict)
 			}
 		}
-		err = s.s.SwapNote(s.ctx, "count", now, strconv.Itoa(n+1))
-		if err == nil {
-			times--
-		} else if !errors.Is(err, store.ErrConflict) {
-			return err
+		if done != 1 {
+			s.Fatalf("in round %d %d of %d changes were done, want one", round, done, writers)
 		}
+		s.wantNote("count", strconv.Itoa(round+1))
 	}
-	return nil
 }

@@ -6,7 +6,7 @@ import (
 )
 
 func mutants() []mutant {
-	return append(deviceMutants(), storeMutants()...)
+	return append(append(deviceMutants(), storeMutants()...), accessMutants()...)
 }
 
 func deviceMutants() []mutant {
