@@ -78,6 +78,9 @@ type Result struct {
 // bootTimeout bounds the time until the first process of the guest speaks.
 const bootTimeout = 90 * time.Second
 
+// offTimeout bounds the time from the exit code until the machine is off.
+const offTimeout = 20 * time.Second
+
 // Run boots a machine, runs one command in it, and copies to output what it writes.
 // It returns when the machine is off. An error means that the machine failed, not the
 // command. When ctx ends the machine is switched off hard.
@@ -163,12 +166,15 @@ func boot(ctx context.Context, line []string, timeout time.Duration, output io.W
 
 	late := time.AfterFunc(bootTimeout, cancel)
 	defer late.Stop()
-	res, gotExit, readErr := receive(r, output, func() { late.Stop() }, begin)
+	in := &receiver{output: output, begin: begin, alive: func() { late.Stop() }}
+	// Off within seconds of the last frame, or it hangs in its shutdown, which is no
+	// matter then.
+	in.last = func() { time.AfterFunc(offTimeout, cancel) }
+	readErr := in.run(r)
+	res, gotExit := in.res, in.exit
 	if readErr != nil {
 		cancel()
 	}
-	// Off within seconds, or it hangs in its own shutdown, which is no matter then.
-	time.AfterFunc(20*time.Second, cancel)
 	waitErr := <-ended
 	res.Total = time.Since(begin)
 	if gotExit {
@@ -218,36 +224,55 @@ func start(emulator func(own bool) *exec.Cmd) (<-chan error, error) {
 	return ended, <-started
 }
 
-// receive reads frames until the last one or the end of the machine.
-func receive(r io.Reader, output io.Writer, alive func(), begin time.Time) (res Result, exit bool, err error) {
+// receiver takes in what the guest says.
+type receiver struct {
+	output io.Writer
+	begin  time.Time
+	alive  func() // called at the first frame
+	last   func() // called at the last
+	res    Result
+	exit   bool
+}
+
+// run reads frames until the end of the machine.
+func (in *receiver) run(r io.Reader) error {
 	for {
 		kind, p, err := wire.ReadFrame(r)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
 		if err != nil {
-			if errors.Is(err, io.EOF) {
-				err = nil
-			}
-			return res, exit, err
+			return err
 		}
-		if res.Boot == 0 {
-			res.Boot = time.Since(begin)
-			alive()
+		if in.res.Boot == 0 {
+			in.res.Boot = time.Since(in.begin)
+			in.alive()
 		}
-		switch kind {
-		case wire.Output:
-			if _, err := output.Write(p); err != nil {
-				return res, exit, fmt.Errorf("pass output on: %w", err)
-			}
-		case wire.Kernel:
-			res.Kernel = append(res.Kernel, string(p))
-		case wire.Note:
-			res.Notes = append(res.Notes, string(p))
-		case wire.Exit:
-			if res.Code, err = strconv.Atoi(string(p)); err != nil {
-				return res, exit, fmt.Errorf("read exit code: %w", err)
-			}
-			exit = true
+		if err := in.take(kind, p); err != nil {
+			return err
 		}
 	}
+}
+
+func (in *receiver) take(kind wire.Kind, p []byte) error {
+	switch kind {
+	case wire.Output:
+		if _, err := in.output.Write(p); err != nil {
+			return fmt.Errorf("pass output on: %w", err)
+		}
+	case wire.Kernel:
+		in.res.Kernel = append(in.res.Kernel, string(p))
+	case wire.Note:
+		in.res.Notes = append(in.res.Notes, string(p))
+	case wire.Exit:
+		code, err := strconv.Atoi(string(p))
+		if err != nil {
+			return fmt.Errorf("read exit code: %w", err)
+		}
+		in.res.Code, in.exit = code, true
+		in.last()
+	}
+	return nil
 }
 
 // tail keeps the end of what is written to it. Safe for concurrent use.

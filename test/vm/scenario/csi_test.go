@@ -136,13 +136,13 @@ func (c *cluster) detach(v *volume, node string) {
 	delete(v.published, node)
 }
 
-// staging and target are the paths that a kubelet would use.
+// staging and target are paths as a kubelet would use them.
 func (c *cluster) staging(v *volume, node string) string {
-	return filepath.Join(c.dir, "kubelet-"+node, "staging", filepath.Base(v.GetVolumeId()))
+	return filepath.Join(c.dir, "kubelet-"+node, "staging", imageOf(v))
 }
 
 func (c *cluster) target(v *volume, node string) string {
-	return filepath.Join(c.dir, "kubelet-"+node, "pods", filepath.Base(v.GetVolumeId()))
+	return filepath.Join(c.dir, "kubelet-"+node, "pods", imageOf(v))
 }
 
 func (c *cluster) stageRequest(v *volume, node string) *csi.NodeStageVolumeRequest {

@@ -61,6 +61,7 @@ func forceDetach(t *testing.T, fs string) {
 	}
 	// The kubelet of the old node cleans up at last.
 	_ = steady.halt()
+	steady.file.Close()
 	c.leaveForced(v, "old")
 	eventually(t, time.Minute, "the old node's device is gone", func(context.Context) error { return oneDevice(t) })
 	c.down(v, "new")

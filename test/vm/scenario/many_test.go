@@ -51,13 +51,7 @@ func TestTwoHundredVolumes(t *testing.T) {
 	t.Logf("all %d go on %v after the kill, %v after the store listens; memory: store %d MiB, node %d MiB",
 		count, time.Since(killed).Round(time.Millisecond), time.Since(up).Round(time.Millisecond), s.memory()>>20, n.memory()>>20)
 	for _, w := range writers {
-		if err := w.halt(); err != nil {
-			t.Fatal(err)
-		}
-		if err := w.compare(w.file); err != nil {
-			t.Error(err)
-		}
-		w.file.Close()
+		w.verify(t)
 	}
 	for _, v := range volumes {
 		c.down(v, "n1")

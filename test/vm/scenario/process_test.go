@@ -4,6 +4,7 @@ package scenario
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -124,7 +125,11 @@ func (p *process) tail(n int) string {
 		return "(nothing)"
 	}
 	lines := strings.Split(string(bytes.TrimSpace(b)), "\n")
-	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+	lines = lines[max(0, len(lines)-n):]
+	for i, l := range lines {
+		lines[i] = l[:min(len(l), 400)]
+	}
+	return strings.Join(lines, "\n")
 }
 
 func (p *process) pid() string { return strconv.Itoa(p.cmd.Process.Pid) }
@@ -151,4 +156,13 @@ func tool(t *testing.T, name string, args ...string) string {
 		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
 	}
 	return string(out)
+}
+
+// quiet runs a program; the error holds what it wrote.
+func quiet(ctx context.Context, name string, args ...string) error {
+	out, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return nil
 }

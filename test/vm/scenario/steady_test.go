@@ -160,16 +160,16 @@ func (s *steady) halt() error {
 	return s.failed()
 }
 
-// verify ends the writer and compares every block with what was answered.
+// verify ends the writer, compares every block with what was answered and closes the
+// file.
 func (s *steady) verify(t *testing.T) {
 	t.Helper()
 	if err := s.halt(); err != nil {
 		t.Fatalf("steady writer: %v", err)
 	}
-	if err := s.compare(s.file); err != nil {
+	if err := errors.Join(s.compare(s.file), s.file.Close()); err != nil {
 		t.Error(err)
 	}
-	t.Logf("%d writes answered, every block as it was written last", s.writes.Load())
 }
 
 // compare reads all blocks of f, which holds what the writer's file holds.

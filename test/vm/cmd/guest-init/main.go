@@ -24,7 +24,7 @@ func main() {
 		// The console is all there is when there is no channel.
 		fmt.Fprintln(os.Stderr, "guest-init:", err)
 	}
-	unix.Sync()
+	// No sync: nothing here is kept, and a device may be dead.
 	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF); err != nil {
 		fmt.Fprintln(os.Stderr, "guest-init: power off:", err)
 	}
