@@ -76,3 +76,46 @@ func BenchmarkClient(b *testing.B) {
 	}
 	wg.Wait()
 }
+
+// BenchmarkTLS compares TCP with and without TLS. The CPU time covers both sides.
+func BenchmarkTLS(b *testing.B) {
+	for _, way := range []string{"plain", "tls"} {
+		for _, size := range []int{4 << 10, 1 << 20} {
+			b.Run(fmt.Sprintf("%s/read%dk", way, size>>10), func(b *testing.B) { benchTCP(b, way == "tls", size) })
+		}
+	}
+}
+
+func benchTCP(b *testing.B, secure bool, size int) {
+	r := newRig(b, 64<<20, Config{})
+	if secure {
+		r.pki = certificates(b)
+	}
+	r.d.Write(make([]byte, 64<<20), 0, false) // no holes
+	target := r.tcp()
+	target.Export = "disk"
+	c, err := r.dialer().Dial(b.Context(), target.String())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer c.Close()
+	const depth = 16
+	b.SetBytes(int64(size))
+	b.ReportAllocs()
+	b.ResetTimer()
+	begun := cpu()
+	var wg sync.WaitGroup
+	for i := range depth {
+		wg.Go(func() {
+			p := make([]byte, size)
+			for n := i; n < b.N; n += depth {
+				if _, err := c.ReadAt(p, int64(i)<<20); err != nil {
+					b.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	b.ReportMetric(float64(cpu()-begun)/float64(b.N), "cpu-ns/op")
+	b.StopTimer()
+}

@@ -14,6 +14,8 @@
 //   - turn: the memory a driver works with while there is something to do. An idle
 //     connection holds none.
 //   - cut: the abrupt end of a connection, for fencing. See Conn.Cut.
+//   - kernel TLS: the kernel encrypts what is written to a socket and decrypts what is
+//     read, with keys that user space has agreed upon. See DialKernel.
 //
 // # Invariants
 //
@@ -37,8 +39,22 @@
 //     agreed get the error the protocol names, and the connection goes on if its
 //     framing is intact.
 //
+// # TLS
+//
+//   - A listener has TLS or has not (ServeTLS, Serve). Where it has, nothing is told and
+//     nothing agreed upon before it, and what was said before is forgotten. A client
+//     that has certificates never uses TCP without TLS, and says nothing to a server
+//     that offers none.
+//   - TLS 1.3 only, without tickets and resumption. Who the peer is, the certificates
+//     of the configuration decide (pkg/pki); Conn.TLS tells a Backend.
+//   - A TLS connection holds, beside the budget, up to a record in each direction, some
+//     40 KiB; a handshake as much as its certificates, 256 KiB at most.
+//   - A connection of which the kernel does the TLS is read no further than to the end
+//     of the handshake's last record, and is replaced before its keys are used up, see
+//     KeyBudget.
+//
 // # Not here
 //
-// TLS; extended headers and resizing, which are experimental in the protocol;
+// Files and roles of certificates; extended headers and resizing, which are experimental in the protocol;
 // attaching to the kernel; names, rights and fencing, which are pkg/export's.
 package nbd

@@ -17,12 +17,16 @@
 //     are read whole before the first page is sent, and Extents page by page, so a
 //     slow reader holds nothing in the store. Diff runs at the reader's pace.
 //   - A panic in a handler ends that request only.
-//   - Tokens of publications are answered but never logged.
+//   - Tokens of publications are answered but never logged, and never to nodes.
+//   - What a caller may do follows from the connection. Over a unix socket (mode 0600),
+//     and over TCP without TLS: everything. Over TLS, the role in the certificate counts:
+//     controllers and operators may everything, nodes what a table names (see nodeMay),
+//     others nothing. A call that is not in the table is denied: ErrDenied.
 //
 // # What it does not do
 //
-// It does not authenticate: access is that of the unix socket (mode 0600) or of
-// loopback TCP. It does not reconnect devices: one whose connection is lost answers
+// It does not tell one node from another, nor decide which addresses may do without TLS:
+// whoever listens does. It does not reconnect devices: one whose connection is lost answers
 // store.ErrUnavailable until it is opened again.
 //
 // The wire format is proto/strata.proto; hack/update-proto.sh generates storepb.
