@@ -14,7 +14,7 @@ declare -A limit=([uml]=15m [qemu]=25m)
 read -ra kinds <<<"${STRATA_VM_KINDS:-uml qemu}"
 packages=("$@")
 if ((${#packages[@]} == 0)); then
-  mapfile -t packages < <(grep -rl --include='*_test.go' '^//go:build.*\bkernelnbd\b' cmd pkg test/vm |
+  mapfile -t packages < <(grep -rl --include='*_test.go' '^//go:build.*\bkernelnbd\b' cmd pkg test |
     xargs -r -n1 dirname | sort -u)
 fi
 if ((${#packages[@]} == 0)); then
