@@ -5,8 +5,9 @@
 //
 //   - plain name: "image", "image@snapshot" or the id of either, for tools on the
 //     same machine. "ro/" before it asks for reading only.
-//   - publication name: "pub/<id>/<epoch>/<token>/<generation>", for nodes. Only who
-//     was given the token can form it.
+//   - publication name: "pub/<target>/<epoch>/<token>/<generation>", for nodes. Only
+//     who was given the token can form it. The target is what was published, or the
+//     private head of a publication with scratch access.
 //   - generation: a number that rises with each attach or reconnect of a
 //     publication. Parallel connections of one attach share it.
 //   - session: the connections through which one plain client writes to an image:
@@ -15,7 +16,8 @@
 // # Invariants
 //
 //   - An image has one writer: a publication for writing, or one plain session. A
-//     second one is refused, naming the first. Snapshots, publications for reading
+//     second one is refused, naming the first. Publications that share an image write
+//     side by side, and a private head has its node for a writer. Snapshots, publications for reading
 //     and plain reading do not write and are not limited; while an image is
 //     published for reading, a plain name gives no more than that.
 //   - A connection of a newer generation is admitted only after every older one of
@@ -23,6 +25,12 @@
 //     generations than the newest seen are refused.
 //   - Unpublish is answered only after every connection of the publication is Done.
 //     If it gave up waiting, the next writer waits instead.
+//   - What a plain session may write to is of unknown format from then on, noted
+//     before its first request.
+//   - Reads, writes, trims and writes of zeroes to an image keep within its limits,
+//     summed over all connections and taken in the order in which they come; a change
+//     holds for those that wait too. Who waits holds no lock and ends when its
+//     connection is cut. Limits belong to images: private heads have none.
 //   - Device errors that mean "not here any more" (store.ErrFenced, store.ErrClosed)
 //     cut the connection without a reply: a kernel would turn any error reply into
 //     a failed write, but sends the request again on its next connection.
@@ -30,7 +38,7 @@
 //
 // # Lock order
 //
-// object.gate, then Registry.mu; neither is held while connections are awaited. The
+// object.gate (of what is published, then of its private head), then Registry.mu; neither is held while connections are awaited. The
 // gate is held during calls of the store's publications, the mutex never.
 //
 // # Not here

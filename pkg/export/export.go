@@ -25,7 +25,10 @@ type export struct {
 	bases sync.Map // snapshot name → store.ID, of bitmaps that were asked for
 }
 
-var _ nbd.Limited = (*export)(nil)
+var (
+	_ nbd.Limited   = (*export)(nil)
+	_ nbd.Resizable = (*export)(nil)
+)
 
 // describe turns a description of the store into one of the protocol.
 func describe(i store.Info, readOnly bool) nbd.ExportInfo {
@@ -44,6 +47,9 @@ func description(i store.Info) string { return string(i.Kind) + " " + i.Ref() }
 
 // Info describes the export as it was when it was opened.
 func (e *export) Info() nbd.ExportInfo { return e.info }
+
+// Size implements nbd.Resizable.
+func (e *export) Size() int64 { return e.dev.Info().Size }
 
 // fail numbers an error for the client. When the device is not this client's any
 // more, the connection ends without a reply.

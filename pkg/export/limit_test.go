@@ -68,7 +68,7 @@ func TestRates(t *testing.T) {
 				l.set(c.limits)
 				for range 2 { // the second time after a pause, which fills no more than a burst
 					wantRate(t, times(&l, 8, 400, c.bytes), c.each, c.rate)
-					time.Sleep(time.Hour) // of the fake clock
+					<-time.After(time.Hour) // of the fake clock
 				}
 			})
 		})
@@ -113,7 +113,7 @@ func TestLimitsChangeLive(t *testing.T) {
 				done <- time.Since(start)
 			}()
 		}
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute)
 		if len(done) > 0 {
 			t.Fatal("a request did not wait")
 		}

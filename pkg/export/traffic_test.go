@@ -34,3 +34,24 @@ func TestTrafficIsCounted(t *testing.T) {
 		t.Errorf("after a reconnect: got %+v, want %+v", got, want)
 	}
 }
+
+// A client that was told of the new size by other means, as a kernel is, uses it on
+// the connection that it has.
+func TestGrownWhileInUse(t *testing.T) {
+	r := newRig(t, Config{})
+	p := r.publish("n1", store.AccessWrite)
+	raw := r.rawConn(Name(p, 1))
+	const old, size = imageSize, 2 * imageSize
+	if errno := raw.write(old, 4096); errno != nbd.ENOSPC {
+		t.Errorf("beyond the end: %v, want ENOSPC", errno)
+	}
+	if _, err := r.src.Resize(r.patience, r.img.ID, size); err != nil {
+		t.Fatal(err)
+	}
+	if errno := raw.write(old, 4096); errno != 0 {
+		t.Errorf("in the new part: %v", errno)
+	}
+	if errno := raw.write(size, 4096); errno != nbd.ENOSPC {
+		t.Errorf("beyond the new end: %v, want ENOSPC", errno)
+	}
+}

@@ -13,8 +13,8 @@
 //   - An error that matches a store sentinel on the server matches the same
 //     sentinels on the client, and its text is unchanged. A server that cannot be
 //     reached is store.ErrUnavailable, never store.ErrNotFound.
-//   - Lists travel in pages of bounded size. Walk, Children, Jobs and Publications
-//     are read whole before the first page is sent, and Extents page by page, so a
+//   - Lists travel in pages of bounded size. Walk, Children, Jobs, Publications and
+//     Notes are read whole before the first page is sent, and Extents page by page, so a
 //     slow reader holds nothing in the store. Diff runs at the reader's pace.
 //   - A panic in a handler ends that request only.
 //   - Tokens of publications are answered but never logged, and never to nodes.

@@ -12,6 +12,8 @@
 //   - overlap: how many bytes of its parent a layer shows. It only shrinks.
 //   - view: a chain in use, with a cache of what was resolved, by chunks of 4 MiB.
 //   - merged index: a cached answer for up to 64 sealed layers at once; see index.go.
+//   - private head: an image without a name that belongs to one publication with
+//     scratch access; see scratch.go.
 //   - gate: held shared by each write of an image, exclusively to change its head.
 //
 // # Directory
@@ -70,6 +72,15 @@
 // the layer below is used again. A clone of a snapshot is one transaction and the
 // files of one empty layer; a clone of an image first seals, in the same transaction.
 // The depth policy is applied there: too deep queues a flatten or is refused.
+//
+// # Private heads
+//
+// Publishing with scratch access makes a clone as above, in the transaction of the
+// publication, but without a name, a policy or a place in any list; withdrawing it removes
+// it as an image is removed, in one transaction again. Devices that are still open then
+// are fenced first: new requests answer ErrFenced, those under way have ended, and what
+// the devices held is let go of. No order but the publication's own reaches a private
+// head. One that may have lost answered writes is retired like other publications.
 //
 // # Flatten
 //
