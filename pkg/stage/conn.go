@@ -11,7 +11,6 @@ import (
 
 // connState is what the process knows of a volume's link, beside the record.
 type connState struct {
-	jump    uint64      // by how much to raise the generation at least; under volume.link
 	looking atomic.Bool // a statfs is under way
 	probing atomic.Bool // a read is under way
 

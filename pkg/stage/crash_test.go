@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/strata-csi/strata/pkg/stage"
@@ -27,7 +28,9 @@ type scenario struct {
 }
 
 func scenarios() []scenario {
-	fsReq := func(r *rig) stage.Request { return r.request(imageID(1), store.AccessWrite, stage.Capability{FS: "ext4"}) }
+	fsReq := func(r *rig) stage.Request {
+		return r.request(imageID(1), store.AccessWrite, stage.Capability{FS: "ext4"})
+	}
 	rawReq := func(r *rig) stage.Request {
 		return r.request(imageID(1), store.AccessWrite, stage.Capability{Block: true})
 	}
@@ -90,7 +93,7 @@ func pointsOf(t *testing.T, sc scenario) []string {
 	r := newRig(t, false)
 	r.must(sc.before(r))
 	var points []string
-	stage.Points(r.svc, &points)
+	stage.SetCrash(r.svc, func(p string) { points = append(points, p) })
 	r.must(sc.call(t.Context(), r))
 	stage.SetCrash(r.svc, nil)
 	r.must(sc.after(t.Context(), r))
@@ -188,7 +191,10 @@ func TestFailureAtEveryCall(t *testing.T) {
 				r.must(sc.before(r))
 				errFault := errors.New("injected fault")
 				left := n
+				var mu sync.Mutex
 				fail := func(op string) error {
+					mu.Lock()
+					defer mu.Unlock()
 					if op == "Probe" || op == "Free" || op == "Note" || op == "SwapNote" || op == "Each" || op == "Devices" ||
 						op == "Publish" && sc.name != "Map" {
 						return nil // the watcher's, and the controller's
@@ -224,14 +230,13 @@ func TestFailureAtEveryCall(t *testing.T) {
 }
 
 func (r *rig) setFail(f func(op string) error) {
-	r.Store.Fail, r.Kernel.Fail, r.Mounter.Fail = f, f, f
-	r.Exec.Fail = nil
-	if f != nil {
-		r.Exec.Fail = func(program string) error {
-			if program == "fsck.ext4" {
-				return nil // its failures are told by the mount
-			}
-			return f(program)
-		}
+	for _, to := range []*stagetest.Faults{&r.Store.Fail, &r.Kernel.Fail, &r.Mounter.Fail} {
+		to.Set(f)
 	}
+	r.Exec.Fail.Set(func(program string) error {
+		if program == "fsck.ext4" || f == nil {
+			return nil // what fsck cannot say, the mount says
+		}
+		return f(program)
+	})
 }

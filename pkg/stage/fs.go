@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 
 	utilexec "k8s.io/utils/exec"
 
@@ -157,6 +158,9 @@ func (s *Service) grow(v *volume, mounted string) error {
 		return nil
 	}
 	if _, err := s.resize.Resize(device, mounted); err != nil {
+		if strings.Contains(err.Error(), "Permission denied") {
+			return fmt.Errorf("grow the file system (the kernel wants CAP_SYS_RESOURCE for that, and a file system without errors): %w", err)
+		}
 		return fmt.Errorf("grow the file system: %w", err)
 	}
 	return nil

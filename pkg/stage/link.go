@@ -48,30 +48,55 @@ func confirm(ctx context.Context, conn Connection, t Ticket, why error) error {
 	return why
 }
 
+// leaps are by how much a generation is raised when the store has seen a newer one: the
+// clock was set back, and the record that would tell was removed with the volume.
+func leaps() []time.Duration {
+	const day = 24 * time.Hour
+	return []time.Duration{1, day, 30 * day, 365 * day}
+}
+
 // dial makes a connection of a new generation for the volume's device. The generation
 // is durable before the store hears of it, so that it is never used twice, whatever
 // the clock does. A withdrawn publication is ErrFenced.
 func (s *Service) dial(ctx context.Context, v *volume, conn Connection) (*link, error) {
-	v.conn.jump = max(v.conn.jump, 1)
-	err := s.update(v, func(r *record) {
-		r.Generation = max(uint64(time.Now().UnixNano()), r.Generation+v.conn.jump)
-	})
-	if err != nil {
-		return nil, err
+	var why error
+	for _, leap := range leaps() {
+		err := s.update(v, func(r *record) {
+			r.Generation = max(uint64(time.Now().UnixNano()), r.Generation+uint64(leap))
+		})
+		if err != nil {
+			return nil, err
+		}
+		l, err := s.dialTargets(ctx, v.record(), conn)
+		var refusal *nbd.Refusal
+		if !errors.As(err, &refusal) {
+			return l, err
+		}
+		// It refuses because the publication is gone, or for now only.
+		t := v.record().Ticket
+		ok, unknown := s.entitled(ctx, conn, t)
+		switch {
+		case unknown != nil:
+			return nil, fmt.Errorf("%w; asking for the publication: %w", err, unknown)
+		case !ok:
+			return nil, fmt.Errorf("epoch %d of image %s was withdrawn: %w: %w", t.Epoch, t.Image, err, store.ErrFenced)
+		}
+		why = err
 	}
-	r := v.record()
+	return nil, fmt.Errorf("%w: %w", why, store.ErrUnavailable)
+}
+
+// dialTargets tries the store's addresses in turn. A refusal ends it, for behind all of
+// them is the same store.
+func (s *Service) dialTargets(ctx context.Context, r *record, conn Connection) (*link, error) {
 	t := r.Ticket
 	name := export.Name(store.Publication{ID: t.Image, Target: t.Image, Epoch: t.Epoch, Token: t.Token, Access: t.Access}, r.Generation)
 	var last error
 	for _, target := range conn.Targets {
 		l, err := s.dialOne(ctx, target, name)
-		if err == nil {
-			v.conn.jump = 1
-			return l, nil
-		}
 		var refusal *nbd.Refusal
-		if errors.As(err, &refusal) {
-			return nil, s.refused(ctx, v, conn, err)
+		if err == nil || errors.As(err, &refusal) {
+			return l, err
 		}
 		last = errors.Join(last, err)
 	}
@@ -126,23 +151,6 @@ func (l *link) fits(r *record, info store.Info) error {
 		return fmt.Errorf("image %s is served read-only (%s %s): %w", r.Ticket.Image, info.State, info.Reason, store.ErrReadOnly)
 	}
 	return nil
-}
-
-// refused finds out why the store refuses a connection: because the publication is
-// gone, or for now only.
-func (s *Service) refused(ctx context.Context, v *volume, conn Connection, why error) error {
-	t := v.record().Ticket
-	ok, err := s.entitled(ctx, conn, t)
-	switch {
-	case err != nil:
-		return fmt.Errorf("%w; asking for the publication: %w", why, err)
-	case !ok:
-		return fmt.Errorf("epoch %d of image %s was withdrawn: %w: %w", t.Epoch, t.Image, why, store.ErrFenced)
-	}
-	// The clock may have been set back by more than the record tells: a record that was
-	// removed has forgotten its generation. Go up in growing steps, to about a year.
-	v.conn.jump = min(max(2*v.conn.jump, uint64(time.Minute)), uint64(365*24*time.Hour))
-	return fmt.Errorf("%w: %w", why, store.ErrUnavailable)
 }
 
 // entitled tells whether the ticket's publication still exists.
@@ -215,7 +223,14 @@ func (s *Service) detach(ctx context.Context, v *volume) error {
 		return err
 	}
 	defer leave()
-	return s.disconnect(ctx, v)
+	if err := s.disconnect(ctx, v); err != nil {
+		return err
+	}
+	if r := v.record(); r == nil || !r.Attached {
+		return nil
+	}
+	// Before the link is let go, or the watcher would connect a device that was ended.
+	return s.update(v, func(r *record) { r.Attached = false })
 }
 
 // disconnect is detach for who holds the volume's link.

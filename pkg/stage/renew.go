@@ -57,7 +57,7 @@ func (s *Service) renew(v *volume) error {
 		}
 		return err
 	}
-	if err := s.adopted(v, fresh); err != nil {
+	if err := s.adopted(v, r, fresh); err != nil {
 		return err
 	}
 	s.tell(v, LinkRenewed, 0, nil)

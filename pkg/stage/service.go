@@ -278,13 +278,15 @@ func (s *Service) bound(ctx context.Context) (context.Context, context.CancelFun
 }
 
 // points are places at which a crash must do no harm.
-type points struct{ crash func(point string) } // set by tests
+type points struct {
+	crash atomic.Pointer[func(point string)] // set by tests
+}
 
 // Hit is failpoint.Hit.
-func (p points) Hit(point string) {
+func (p *points) Hit(point string) {
 	failpoint.Hit(point)
-	if p.crash != nil {
-		p.crash(point)
+	if crash := p.crash.Load(); crash != nil {
+		(*crash)(point)
 	}
 }
 

@@ -213,14 +213,14 @@ func TestOperationOutlivesItsCaller(t *testing.T) {
 	r := newRig(t, false)
 	req, other := r.ext4(1), r.ext4(2)
 	free, entered := make(chan struct{}), make(chan struct{})
-	r.Mounter.Fail = func(op string) error {
+	r.Mounter.Fail.Set(func(op string) error {
 		if op == "mount" {
-			r.Mounter.Fail = nil
+			r.Mounter.Fail.Set(nil)
 			close(entered)
 			<-free
 		}
 		return nil
-	}
+	})
 	ctx, cancel := context.WithCancel(t.Context())
 	first := make(chan error, 1)
 	go func() { first <- r.svc.Stage(ctx, req) }()

@@ -201,7 +201,7 @@ func (s *Service) attempt(v *volume) error {
 	if !r.Attached {
 		err = s.reattach(v, conn, info)
 	} else {
-		err = s.reconnect(v, conn)
+		err = s.reconnect(v, r, conn)
 	}
 	switch {
 	case errors.Is(err, store.ErrFenced), errors.Is(err, attach.ErrGone):
@@ -226,8 +226,8 @@ func (s *Service) gate(uuid string) chan struct{} {
 }
 
 // reconnect gives the volume's device a new link. The caller holds the old one.
-func (s *Service) reconnect(v *volume, conn Connection) error {
-	if s.answers(v) {
+func (s *Service) reconnect(v *volume, r *record, conn Connection) error {
+	if s.answers(v, r) {
 		return nil
 	}
 	l, err := s.dial(s.quit, v, conn)
@@ -235,12 +235,12 @@ func (s *Service) reconnect(v *volume, conn Connection) error {
 		return err
 	}
 	s.point.Hit("stage.reconnect.dialled")
-	if err := s.cfg.Kernel.Reconnect(s.quit, v.record().device(), attach.Request{Socket: l.give()}); err != nil {
+	if err := s.cfg.Kernel.Reconnect(s.quit, r.device(), attach.Request{Socket: l.give()}); err != nil {
 		l.close()
 		return err
 	}
 	s.point.Hit("stage.reconnect.adopted")
-	return s.adopted(v, l)
+	return s.adopted(v, r, l)
 }
 
 // slowness is by how much a device may exceed the patience while its store answers.
@@ -248,7 +248,7 @@ const slowness = 4
 
 // answers tells whether a link that nobody has declared dead works after all: its store
 // may be slow only, and to cut a link stalls what is under way.
-func (s *Service) answers(v *volume) bool {
+func (s *Service) answers(v *volume, r *record) bool {
 	if ended, _ := v.conn.hungUp(); ended || v.conn.believed() {
 		return false
 	}
@@ -257,7 +257,7 @@ func (s *Service) answers(v *volume) bool {
 	again := time.NewTicker(s.cfg.Patience / 10)
 	defer again.Stop()
 	for {
-		err := s.cfg.Kernel.Probe(ctx, v.record().device())
+		err := s.cfg.Kernel.Probe(ctx, r.device())
 		if err == nil {
 			return true
 		}
@@ -273,12 +273,12 @@ func (s *Service) answers(v *volume) bool {
 }
 
 // adopted notes a link that the kernel has taken for a device that was there before.
-func (s *Service) adopted(v *volume, l *link) error {
+func (s *Service) adopted(v *volume, r *record, l *link) error {
 	s.up(v, l)
-	if !l.keyed && !v.record().Keyed {
+	if !l.keyed && !r.Keyed {
 		return nil
 	}
-	moved, err := s.cfg.Kernel.Moved(v.record().device())
+	moved, err := s.cfg.Kernel.Moved(r.device())
 	if err != nil {
 		return err
 	}

@@ -25,14 +25,13 @@ type Kernel struct {
 	file func(store.ID) string
 	// Loop makes loop devices instead of links to files; it needs root.
 	Loop bool
-	// Max is how many devices there can be.
-	Max int
-	// Fail is asked before each call, by the method's name; nil is allowed.
-	Fail func(op string) error
+	// Fail is asked before each call, by the method's name.
+	Fail Faults
 	// Open tells whether somebody has a device open; nil means nobody.
 	Open func(path string) bool
 
 	mu      sync.Mutex
+	most    int
 	devices map[int]*device
 	dead    chan int
 }
@@ -47,17 +46,22 @@ type device struct {
 var _ stage.Kernel = (*Kernel)(nil)
 
 func newKernel(dir string, file func(store.ID) string) *Kernel {
-	return &Kernel{dir: dir, file: file, Max: 256, devices: make(map[int]*device), dead: make(chan int, 1024)}
+	return &Kernel{dir: dir, file: file, most: 256, devices: make(map[int]*device), dead: make(chan int, 1024)}
 }
 
 func (k *Kernel) enter(op string) error {
-	if k.Fail != nil {
-		if err := k.Fail(op); err != nil {
-			return err
-		}
+	if err := k.Fail.hit(op); err != nil {
+		return err
 	}
 	k.mu.Lock()
 	return nil
+}
+
+// SetMax limits how many devices there can be.
+func (k *Kernel) SetMax(n int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.most = n
 }
 
 // Forget is the start of another process: it holds no sockets.
@@ -102,7 +106,7 @@ func (k *Kernel) Connect(_ context.Context, r attach.Request) (attach.Device, er
 	for k.devices[index] != nil {
 		index++
 	}
-	if len(k.devices) >= k.Max {
+	if len(k.devices) >= k.most {
 		_ = r.Socket.Close()
 		return attach.Device{}, attach.ErrFull
 	}
@@ -302,7 +306,7 @@ func (k *Kernel) Free() (int, error) {
 		return 0, err
 	}
 	defer k.mu.Unlock()
-	return k.Max - len(k.devices), nil
+	return k.most - len(k.devices), nil
 }
 
 // Watch implements stage.Kernel.

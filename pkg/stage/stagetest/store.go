@@ -27,8 +27,8 @@ const (
 // stage.API. Safe for concurrent use.
 type Store struct {
 	dir string
-	// Fail is asked before each call, by the method's name; nil is allowed.
-	Fail func(op string) error
+	// Fail is asked before each call, by the method's name.
+	Fail Faults
 
 	mu       sync.Mutex
 	uuid     string
@@ -139,10 +139,8 @@ func (s *Store) Attempts() int {
 
 // enter begins a call. The caller unlocks mu if there is no error.
 func (s *Store) enter(op string) error {
-	if s.Fail != nil {
-		if err := s.Fail(op); err != nil {
-			return err
-		}
+	if err := s.Fail.hit(op); err != nil {
+		return err
 	}
 	s.mu.Lock()
 	if s.down {

@@ -106,26 +106,22 @@ func (w *World) Left(ctx context.Context) ([]string, error) {
 // Mounter mounts for real, or remembers only.
 type Mounter struct {
 	mount.Interface
-	// Fail is asked before each change, with "mount" or "unmount"; nil is allowed.
-	Fail func(op string) error
+	// Fail is asked before each change, with "mount" or "unmount".
+	Fail Faults
 }
 
 // MountSensitive implements mount.Interface.
 func (m *Mounter) MountSensitive(source, target, fsType string, options, sensitive []string) error {
-	if m.Fail != nil {
-		if err := m.Fail("mount"); err != nil {
-			return err
-		}
+	if err := m.Fail.hit("mount"); err != nil {
+		return err
 	}
 	return m.Interface.MountSensitive(source, target, fsType, options, sensitive)
 }
 
 // Unmount implements mount.Interface.
 func (m *Mounter) Unmount(target string) error {
-	if m.Fail != nil {
-		if err := m.Fail("unmount"); err != nil {
-			return err
-		}
+	if err := m.Fail.hit("unmount"); err != nil {
+		return err
 	}
 	return m.Interface.Unmount(target)
 }
@@ -141,8 +137,8 @@ func (m *Mounter) has(device string) bool {
 type Exec struct {
 	utilexec.Interface
 	real bool
-	// Fail is asked before each program, by its name; nil is allowed.
-	Fail func(program string) error
+	// Fail is asked before each program, by its name.
+	Fail Faults
 
 	mu  sync.Mutex
 	ran []string
@@ -165,10 +161,8 @@ func (e *Exec) CommandContext(ctx context.Context, program string, args ...strin
 	e.mu.Lock()
 	e.ran = append(e.ran, strings.Join(append([]string{program}, args...), " "))
 	e.mu.Unlock()
-	if e.Fail != nil {
-		if err := e.Fail(program); err != nil {
-			return e.Interface.CommandContext(ctx, "sh", "-c", "echo \"$1\" >&2; exit 1", "sh", err.Error())
-		}
+	if err := e.Fail.hit(program); err != nil {
+		return e.Interface.CommandContext(ctx, "sh", "-c", "echo \"$1\" >&2; exit 1", "sh", err.Error())
 	}
 	if !e.real {
 		switch {
