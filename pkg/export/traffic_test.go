@@ -1,9 +1,13 @@
 package export
 
 import (
+	"encoding/binary"
 	"errors"
+	"io"
+	"net"
 	"testing"
 
+	"github.com/strata-csi/strata/pkg/nbd"
 	"github.com/strata-csi/strata/pkg/store"
 )
 
@@ -54,4 +58,44 @@ func TestGrownWhileInUse(t *testing.T) {
 	if errno := raw.write(size, 4096); errno != nbd.ENOSPC {
 		t.Errorf("beyond the new end: %v, want ENOSPC", errno)
 	}
+}
+
+// rawConn speaks simple requests and replies, as the kernel does, which knows the size
+// from elsewhere.
+type rawConn struct {
+	t  *testing.T
+	nc net.Conn
+}
+
+func (r *rig) rawConn(name string) *rawConn {
+	r.t.Helper()
+	nc, err := net.Dial("unix", r.unix)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { nc.Close() })
+	if _, err := nbd.Negotiate(r.patience, nc, name, nbd.Wish{}); err != nil {
+		r.t.Fatal(err)
+	}
+	return &rawConn{r.t, nc}
+}
+
+// write sends n zeroes and returns the server's answer.
+func (c *rawConn) write(off uint64, n uint32) nbd.Errno {
+	c.t.Helper()
+	const command = 1
+	b := binary.BigEndian.AppendUint32(nil, 0x25609513)
+	b = binary.BigEndian.AppendUint16(b, 0)
+	b = binary.BigEndian.AppendUint16(b, command)
+	b = binary.BigEndian.AppendUint64(b, 7)
+	b = binary.BigEndian.AppendUint64(b, off)
+	b = binary.BigEndian.AppendUint32(b, n)
+	if _, err := c.nc.Write(append(b, make([]byte, n)...)); err != nil {
+		c.t.Fatal(err)
+	}
+	reply := make([]byte, 16)
+	if _, err := io.ReadFull(c.nc, reply); err != nil {
+		c.t.Fatal(err)
+	}
+	return nbd.Errno(binary.BigEndian.Uint32(reply[4:]))
 }

@@ -85,6 +85,14 @@ type Limited interface {
 	Limits() bool
 }
 
+// Resizable is an Export that can grow while it is in use.
+type Resizable interface {
+	Export
+	// Size is the size now, in bytes. It is asked when a request ends beyond the size
+	// that is known.
+	Size() int64
+}
+
 // MaxPayload is the largest payload of a request or reply, in bytes.
 const MaxPayload = 32 << 20
 

@@ -58,8 +58,7 @@ func (s *session) refuse(req request) (Errno, string) {
 		}
 		return EINVAL, "the payload exceeds the maximum"
 	}
-	size := uint64(s.info.Size)
-	if req.offset > size || uint64(req.length) > size-req.offset {
+	if !s.within(req) {
 		if req.cmd == cmdWrite || req.cmd == cmdWriteZeroes {
 			return ENOSPC, "the request ends beyond the export"
 		}
@@ -70,6 +69,25 @@ func (s *session) refuse(req request) (Errno, string) {
 		return EINVAL, "the request is not aligned to the minimum block size"
 	}
 	return 0, ""
+}
+
+// within tells whether the request lies in the export. One that does not is the sign
+// that the export may have been made larger: the client was told by other means than
+// this connection, whose protocol has none.
+func (s *session) within(req request) bool {
+	fits := func() bool {
+		size := uint64(s.info.Size)
+		return req.offset <= size && uint64(req.length) <= size-req.offset
+	}
+	if fits() {
+		return true
+	}
+	r, ok := s.ex.(Resizable)
+	if !ok {
+		return false
+	}
+	s.info.Size = max(s.info.Size, r.Size())
+	return fits()
 }
 
 // allowedFlags are the flags a command may carry. FUA is allowed on all.
