@@ -31,6 +31,9 @@ func (im *image) stable(err error) error {
 // store with StableAck: a life that answered otherwise may have left it behind, and
 // the start looks at published images only.
 func (st *Store) settleHead(id store.ID) error {
+	if err := st.fenceLate(id); err != nil {
+		return err
+	}
 	if !st.opts.StableAck {
 		return nil
 	}
@@ -79,59 +82,20 @@ func (st *Store) fenceLost() error {
 	}
 	is := st.opts.StableAck
 	for _, p := range pubs {
-		durable, err := st.fence(p, heads[p.Target], was)
-		if err != nil {
+		owed := owedFence{p, heads[p.Target], was}
+		now, err := st.fence(owed)
+		if now == fenceOwed {
+			st.owed[p.Target] = append(st.owed[p.Target], owed)
+		} else if err != nil {
 			return err
 		}
-		if is && !was && !durable {
+		if is && !was && now != fenceDurable && now != fenceRetired {
 			st.opts.OnEvent(Event{"image " + string(p.ID),
 				"what it was written earlier could not be made durable; until that succeeds at a start, a power failure retires publications as if writes were not answered stably", nil})
 			is = false
 		}
 	}
 	return st.markAck(was, is)
-}
-
-// fence retires a publication if its image may have lost answered writes. stable says
-// that all were durable. Where this life answers otherwise than the last, what the last
-// one left is settled; durable tells whether all that the image was written now is.
-func (st *Store) fence(p meta.Publication, head meta.LayerID, stable bool) (durable bool, err error) {
-	ref := st.layers.acquire(head)
-	defer st.layers.release(ref)
-	lay, err := ref.get()
-	if err != nil {
-		return false, nil //nolint:nilerr // a damaged image is refused when it is opened
-	}
-	lost := st.isLost(head)
-	switch {
-	case lost && (!stable || lay.Poisoned() != ""):
-		return true, st.retirePublication(p)
-	case stable == st.opts.StableAck:
-		return true, nil
-	case stable && lost:
-		// Nothing went with the page cache. A later start would not know that.
-		err = lay.Settle()
-	default:
-		err = lay.Flush()
-	}
-	if err != nil {
-		st.opts.OnEvent(Event{"image " + string(p.ID), "it could not be made durable at the start", err})
-	}
-	return err == nil, nil
-}
-
-func (st *Store) retirePublication(p meta.Publication) error {
-	var am aftermath // whose jobs the start finds in the catalogue
-	err := st.cat.Update(func(tx *meta.Tx) error {
-		am = aftermath{}
-		return st.removePublication(tx, p, &am)
-	})
-	if err != nil {
-		return err
-	}
-	st.opts.OnEvent(Event{"image " + string(p.ID), fmt.Sprintf(
-		"unflushed writes may have been lost with the machine; epoch %d of node %q is retired and the volume must be mounted again", p.Epoch, p.Node), nil})
-	return nil
 }
 
 // markAck changes the mark, if it has to.

@@ -66,6 +66,9 @@ func (st *Store) use(id store.ID) (*image, error) {
 
 // load opens the view of an image or snapshot.
 func (st *Store) load(id store.ID) (*image, error) {
+	if err := st.fenceLate(id); err != nil {
+		return nil, err
+	}
 	im := &image{st: st, id: id}
 	var info store.Info
 	err := st.cat.View(func(tx *meta.Tx) (err error) {

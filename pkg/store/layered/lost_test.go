@@ -208,3 +208,85 @@ func TestIdleImageOutlivesAPowerFailure(t *testing.T) {
 		}
 	}
 }
+
+// A head that cannot be opened at the start, for a reason that passes, is refused until
+// it can, and its publication retired then: nothing written meanwhile may hide what the
+// machine lost.
+func TestLostPageCacheIsFoundOutLate(t *testing.T) {
+	l := newLab(t, nil)
+	var dirty store.Info
+	var pub store.Publication
+	head := l.made(func() { dirty, pub = l.published("dirty") })
+	clean, kept := l.published("clean")
+	l.unflushed(dirty.ID)
+	l.powerCut(nil)
+	l.fail(vfs.OnPath(head[0]+".*", vfs.OnKind(vfs.OpOpen, vfs.Always(errMedium))))
+	l.start()
+	refused := func(what string) {
+		t.Helper()
+		_, err := l.st.Open(l.ctx, dirty.ID)
+		l.failed(err, store.ErrUnavailable, what)
+		_, err = l.st.Snapshot(l.ctx, dirty.ID, "s")
+		l.failed(err, store.ErrUnavailable)
+		_, err = l.st.Publish(l.ctx, dirty.ID, pub.Node, store.AccessWrite)
+		l.failed(err, store.ErrUnavailable)
+	}
+	refused("cannot be opened")
+	l.keeps(pub, "while nothing is known")
+	l.read(clean.ID, 0, mib)
+	l.keeps(kept, "of another image")
+	l.crash()
+	l.start()
+	refused("cannot be opened")
+	l.fail(nil)
+	_, err := l.st.Open(l.ctx, dirty.ID) // it may be that of the publication
+	l.failed(err, store.ErrUnavailable, "mounted again")
+	l.retired(pub, "once it is known")
+	l.write(dirty.ID, 0, 4096, 3)
+	l.clean()
+}
+
+// The same of an image that has lost nothing.
+func TestNothingLostIsFoundOutLate(t *testing.T) {
+	l := newLab(t, nil)
+	var i store.Info
+	var pub store.Publication
+	head := l.made(func() { i, pub = l.published("image") })
+	l.restart()
+	l.powerCut(nil)
+	l.fail(vfs.OnPath(head[0]+".*", vfs.OnKind(vfs.OpOpen, vfs.Always(errMedium))))
+	l.start()
+	_, err := l.st.Open(l.ctx, i.ID)
+	l.failed(err, store.ErrUnavailable)
+	l.fail(nil)
+	l.write(i.ID, 0, 4096, 3)
+	l.keeps(pub, "of an image that lost nothing")
+}
+
+// A shrink that a crash cut short waits until it is known what the image lost.
+func TestShrinkWaitsForWhatIsOwed(t *testing.T) {
+	l := newLab(t, nil)
+	var i store.Info
+	var pub store.Publication
+	head := l.made(func() { i, pub = l.published("image") })
+	l.unflushed(i.ID)
+	l.fail(vfs.OnPath(head[0]+".data", vfs.OnKind(vfs.OpPunch, vfs.Always(vfs.ErrCrashed))))
+	if _, err := l.st.Resize(l.ctx, i.ID, 4096); err == nil {
+		t.Fatal("the shrink was not cut short")
+	}
+	l.powerCut(nil)
+	l.fail(vfs.Once(vfs.OnPath(head[0]+".map", vfs.OnKind(vfs.OpOpen, vfs.Always(errMedium)))))
+	l.start()
+	l.fail(nil)
+	if _, err := l.st.Open(l.ctx, i.ID); err == nil {
+		t.Error("the image opens under a publication that lost writes")
+	}
+	l.retired(pub, "once it is known")
+	if _, err := l.st.Resize(l.ctx, i.ID, mib); err != nil {
+		t.Fatal(err)
+	}
+	want := make([]byte, mib)
+	copy(want, l.read(i.ID, 0, 4096))
+	l.want(i.ID, "the image, shrunk and grown", want)
+	l.clean()
+}

@@ -98,6 +98,9 @@ func (st *Store) redo() error {
 		if i.Kind != intentTrim {
 			return fmt.Errorf("intent %d of kind %q is not known to this version: %w", i.ID, i.Kind, store.ErrUnsupported)
 		}
+		if len(st.owed[i.Image]) > 0 {
+			continue // done when the image is used: it must not be written to before that is paid
+		}
 		if err := st.redoTrim(i); err != nil {
 			st.opts.OnEvent(Event{"image " + string(i.Image), "a shrink could not be finished", err})
 		}

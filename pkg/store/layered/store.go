@@ -155,6 +155,7 @@ type Store struct {
 	views  map[*view]bool
 	faulty map[meta.LayerID]string
 	lost   map[meta.LayerID]bool
+	owed   map[store.ID][]owedFence // by what was published
 	// stalled says why flattens wait for space or a sync that succeeds.
 	stalled map[store.ID]error
 }
@@ -218,7 +219,7 @@ func assemble(dir string, o Options, cat *meta.DB) (*Store, error) {
 		return nil, err
 	}
 	st := &Store{dir: dir, opts: o, cat: cat,
-		images: map[store.ID]*image{}, views: map[*view]bool{}, faulty: map[meta.LayerID]string{}, lost: map[meta.LayerID]bool{}, stalled: map[store.ID]error{}}
+		images: map[store.ID]*image{}, views: map[*view]bool{}, faulty: map[meta.LayerID]string{}, lost: map[meta.LayerID]bool{}, stalled: map[store.ID]error{}, owed: map[store.ID][]owedFence{}}
 	st.pool = vfs.NewPool(st.layersFS(), poolSize(0))
 	st.env = &layer.Env{FS: st.pool, Dir: o.LayersDir, CacheID: cacheID, Pages: layer.NewPageCache(o.PageMemory), AllocUnit: o.AllocUnit}
 	st.layers = newRegistry(st.env)
