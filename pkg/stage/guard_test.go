@@ -39,7 +39,6 @@ const mbr = "\x00\x20\x21\x00\x83\xfe\xff\xff\x00\x08\x00\x00\x00\x80\x00\x00" +
 
 func TestFormatGuard(t *testing.T) {
 	format := func(f store.Format) func(*store.Info) { return func(i *store.Info) { i.Format = f } }
-	var free stage.Capability
 	for name, c := range map[string]struct {
 		info   func(*store.Info)
 		access store.Access
@@ -80,9 +79,6 @@ func TestFormatGuard(t *testing.T) {
 			}
 			if c.access == "" {
 				c.access = store.AccessWrite
-			}
-			if c.cap.FS == "" && len(c.cap.Flags) == 0 && !c.cap.ReadOnly {
-				c.cap = free
 			}
 			req := r.request(id, c.access, c.cap)
 			req.Sourced = c.src
