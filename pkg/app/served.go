@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/strata-csi/strata/pkg/pki"
 	"github.com/strata-csi/strata/pkg/store"
 )
 
@@ -15,6 +16,7 @@ type served struct {
 		store.Publisher
 		store.Modifier
 	}
+	tls      pki.Files
 	warnings []string
 }
 
@@ -42,6 +44,9 @@ func (s *served) Modify(ctx context.Context, image store.ID, c store.Change) (st
 func (s *served) Status(ctx context.Context) (store.Status, error) {
 	st, err := s.Full.Status(ctx)
 	st.Warnings = append(st.Warnings, s.warnings...)
+	if w := certificateWarning(s.tls); w != "" {
+		st.Warnings = append(st.Warnings, w)
+	}
 	return st, err
 }
 

@@ -190,7 +190,7 @@ func (p *process) assemble() error {
 	p.serving.UUID = st.UUID
 	p.exports()
 	p.api = grpc.NewServer(storeapi.ServerOptions(klog.LoggerWithName(p.log, "api"), p.cfg.TLS)...)
-	full := &served{Full: p.backend, registry: p.registry, warnings: p.warnings}
+	full := &served{Full: p.backend, registry: p.registry, tls: p.cfg.TLS, warnings: p.warnings}
 	storeapi.NewServer(full, p.serving.NBD...).Register(p.api)
 	p.stack.push("API", p.stopAPI)
 	p.web = newWeb(p.cfg.Web, func(ctx context.Context) error {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"time"
 
 	"github.com/strata-csi/strata/pkg/export"
 	"github.com/strata-csi/strata/pkg/nbd"
@@ -17,10 +18,27 @@ func (p *process) certificates() error {
 	err := p.cfg.TLS.Check()
 	if errors.Is(err, pki.ErrExpired) {
 		p.log.Error(err, "Nobody can connect over TCP until the certificate is renewed")
-		p.warnings = append(p.warnings, fmt.Sprintf("nobody can connect over TCP: %v", err))
 		return nil
 	}
 	return err
+}
+
+// renewSoon is how long before its end a certificate is warned of.
+const renewSoon = 30 * 24 * time.Hour
+
+// certificateWarning says what is, or soon will be, wrong with the files as they are now;
+// "" if nothing.
+func certificateWarning(files pki.Files) string {
+	if !files.Set() {
+		return ""
+	}
+	if err := files.Check(); err != nil {
+		return fmt.Sprintf("nobody can connect over TCP: %v", err)
+	}
+	if end, err := files.Expires(); err == nil && time.Until(end) < renewSoon {
+		return fmt.Sprintf("certificate %s expires on %s; renew it", files.Cert, end.Format(time.DateOnly))
+	}
+	return ""
 }
 
 // secured tells whether TLS is asked for on a listener.

@@ -291,6 +291,20 @@ func TestCertificatesAtStart(t *testing.T) {
 	if err != nil || !strings.Contains(strings.Join(st.Warnings, "\n"), "expired on") {
 		t.Errorf("status %+v, %v", st, err)
 	}
+	// Whoever renews it needs no restart.
+	if err := os.RemoveAll(old); err != nil {
+		t.Fatal(err)
+	}
+	for years, want := range map[int]string{1: "expires on", 2: ""} {
+		begin := time.Now().AddDate(-1, 0, 10)
+		if err := errors.Join(os.RemoveAll(old), pki.Init(old, pki.Terms{Years: years, CAYears: 10, Now: begin})); err != nil {
+			t.Fatal(err)
+		}
+		st, err := dial(t, dir).Status(t.Context())
+		if err != nil || strings.Contains(strings.Join(st.Warnings, "\n"), "expires on") != (want != "") || strings.Contains(strings.Join(st.Warnings, "\n"), "nobody") {
+			t.Errorf("with %d years: status %+v, %v", years, st, err)
+		}
+	}
 	files := pki.RoleFiles(old, pki.RoleStore)
 	files.Key = filepath.Join(old, "nothing")
 	other := shortDir(t)

@@ -127,6 +127,7 @@ func TestStalledPeersAreCutWhenOthersWait(t *testing.T) {
 				}
 				r.serves(c, 16<<20) // no stall of one, no cut of the next
 			}
+			bystander.SetDeadline(time.Now().Add(testPatience))
 			bystander.send(make([]byte, 1<<20-3))
 			bystander.expect("67446698 00000000 0000000000000001")
 			if len(cuts) > 0 {
