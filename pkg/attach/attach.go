@@ -67,6 +67,7 @@ type Config struct {
 	Sys, Dev, Proc string
 
 	dial  func() (*genetlink.Conn, error) // tests
+	read  func(Device) error              // tests
 	armed time.Duration                   // tests; see Kernel.grow
 }
 
@@ -113,6 +114,9 @@ func (c *Config) fill() error {
 		if *p.v == "" {
 			*p.v = p.normal
 		}
+	}
+	if c.read == nil {
+		c.read = readBlock
 	}
 	if c.dial == nil {
 		c.dial = func() (*genetlink.Conn, error) { return genetlink.Dial(nil) }

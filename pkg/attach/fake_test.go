@@ -56,6 +56,7 @@ func newFake(t *testing.T) *fake {
 	f.cfg.dial = func() (*genetlink.Conn, error) {
 		return genltest.Dial(genltest.ServeFamily(genetlink.Family{ID: familyID, Name: familyName, Version: version}, f.serve)), nil
 	}
+	f.cfg.read = func(Device) error { return nil }
 	for _, d := range []string{filepath.Join(f.cfg.Sys, "block"), f.cfg.Dev, f.cfg.Proc} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			t.Fatal(err)

@@ -76,11 +76,11 @@ func TestKernelDroppedSocketIsNoticed(t *testing.T) {
 	k, disk := kernel(t, Config{}), newDisk(1<<20, 512)
 	s := serve(t, disk, "unix")
 	d := connect(t, k, s.request())
-	later := kernel(t, Config{AdoptTimeout: 200 * time.Millisecond})
+	hasty, later := kernel(t, Config{AdoptTimeout: 200 * time.Millisecond}), kernel(t, Config{AdoptTimeout: patience})
 	if held, err := later.Holds(t.Context(), d); held || err != nil {
 		t.Errorf("holds: %t, %v", held, err)
 	}
-	err := within(t, patience, "reconnect", func() error { return later.Reconnect(t.Context(), d, s.request()) })
+	err := within(t, patience, "reconnect", func() error { return hasty.Reconnect(t.Context(), d, s.request()) })
 	wantErr(t, err, ErrNotAdopted)
 	eventually(t, "the dropped connection ends", func() bool { return s.live() == 1 })
 	holds(t, d, disk, "still the old one")

@@ -138,7 +138,7 @@ func (k *Kernel) probe(ctx context.Context, d Device) error {
 	done := make(chan error, 1)
 	go func() {
 		defer k.work.Done()
-		err := readBlock(d)
+		err := k.cfg.read(d)
 		k.mu.Lock()
 		s.probing = false
 		k.mu.Unlock()
