@@ -36,7 +36,8 @@ func (c *cli) importCmd() *cobra.Command {
 		Short: "Make an image from a file, a block device, '-' or an NBD address",
 		Long: "Make an image from a raw file, a block device, standard input ('-') or an NBD address.\n" +
 			"Holes and zeros take no space. A size that is not a multiple of 4096 is rounded up.\n" +
-			"An import that fails leaves no image behind.",
+			"An import that fails leaves no image behind; one that is killed leaves an image that\n" +
+			"strata ls shows as importing.",
 		Example:           "  strata import disk.raw data\n  zstd -dc disk.raw.zst | strata import - data\n  strata import nbd://peer/disk data",
 		Args:              args(2, 2, "a SOURCE and an IMAGE"),
 		ValidArgsFunction: completeFile,
@@ -118,18 +119,46 @@ func (c *cli) importImage(ctx context.Context, from string, spec store.Spec) (tr
 		}
 		spec.Size = size.RoundUp(in.bytes)
 	}
-	image, err := s.Create(ctx, spec)
+	answer, err := c.importInto(ctx, s, spec, in)
 	if err != nil {
 		return transferAnswer{}, err
-	}
-	answer, err := c.fill(ctx, s, image, in)
-	if err != nil {
-		return transferAnswer{}, errors.Join(err, undoImport(ctx, s, image))
 	}
 	if rest := answer.Image.Size - answer.Bytes; rest > 0 {
 		c.note("%d bytes were rounded up to %d; the last %d read as zero", answer.Bytes, answer.Image.Size, rest)
 	}
 	return answer, nil
+}
+
+// importInto makes the image and fills it. It is marked until it is whole.
+func (c *cli) importInto(ctx context.Context, s *storeapi.Client, spec store.Spec, in input) (answer transferAnswer, err error) {
+	if spec.Digest, err = beginImport(ctx, s, spec.Name); err != nil {
+		return answer, err
+	}
+	image, err := s.Create(ctx, spec)
+	if err == nil {
+		if answer, err = c.fill(ctx, s, image, in); err != nil {
+			err = errors.Join(err, undoImport(ctx, s, image))
+		}
+	}
+	done, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoPatience)
+	defer cancel()
+	if errors.Is(err, store.ErrConflict) {
+		err = c.adviseConflict(done, s, spec.Name, err)
+	}
+	return answer, errors.Join(err, endImport(done, s, spec.Digest, spec.Name))
+}
+
+// adviseConflict tells an image that a killed import has left from others.
+func (c *cli) adviseConflict(ctx context.Context, s *storeapi.Client, name string, conflict error) error {
+	there, err := s.Lookup(ctx, name)
+	if err != nil {
+		return conflict
+	}
+	open, err := c.unfinished(ctx, there)
+	if err != nil || !open[there.Digest] {
+		return conflict
+	}
+	return advise(conflict, "an earlier import of it has not ended; if it was killed, remove what is there with: strata rm %s", name)
 }
 
 func errEmpty() error {

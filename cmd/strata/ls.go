@@ -32,14 +32,26 @@ func (c *cli) lsCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return c.show(list(found), func() error { return c.printList(found, long) })
+			return c.show(list(found), func() error {
+				open, err := c.unfinished(cmd.Context(), found...)
+				if err != nil {
+					return err
+				}
+				return c.printList(found, open, long)
+			})
 		},
 	}
 	cmd.Flags().BoolVarP(&long, "long", "l", false, "also list snapshots, and show size, parent, depth and state")
 	return cmd
 }
 
-func (c *cli) printList(found []store.Info, long bool) error {
+// printList prints images. The imports of those with a digest in open have not ended.
+func (c *cli) printList(found []store.Info, open map[string]bool, long bool) error {
+	for _, i := range found {
+		if open[i.Digest] && imported(i) {
+			c.noteImporting(i.Name)
+		}
+	}
 	if !long {
 		for _, i := range found {
 			fmt.Fprintln(c.out, i.Name)
@@ -52,7 +64,11 @@ func (c *cli) printList(found []store.Info, long bool) error {
 		if i.ImageRemoved {
 			name += " (image removed)"
 		}
-		t.Row(name, size.Human(i.Size), i.ParentName, fmt.Sprint(i.Depth), string(i.State), i.Node)
+		state := string(i.State)
+		if open[i.Digest] && imported(i) {
+			state = importingState
+		}
+		t.Row(name, size.Human(i.Size), i.ParentName, fmt.Sprint(i.Depth), state, i.Node)
 	}
 	_, err := t.WriteTo(c.out)
 	return err

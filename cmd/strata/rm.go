@@ -94,6 +94,9 @@ func (c *cli) removeOne(ctx context.Context, i store.Info) (kept, error) {
 	if err := s.Remove(ctx, i.ID); err != nil {
 		return kept{}, err
 	}
+	if imported(i) {
+		_ = endImport(ctx, s, i.Digest, i.Name) // a few bytes at most stay
+	}
 	for _, child := range children[:min(len(children), mostNamed)] {
 		// Only for the message; the child may be gone by now.
 		if u, err := s.Usage(ctx, child.ID); err == nil {

@@ -34,6 +34,7 @@ type Mem struct {
 	cacheID string
 	cuts    *atomic.Int64 // cache ids given out in this line of disks
 	reflink bool
+	direct  bool
 
 	capacity int64        // bytes
 	used     atomic.Int64 // pages of files that have a name or are open
@@ -63,6 +64,15 @@ func (m *Mem) SetReflink(on bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.reflink = on
+}
+
+// SetDirectIO says whether files can be made to take only what direct I/O takes:
+// offsets, lengths and memory in multiples of 4096 bytes. It models no more of it: what
+// is written is durable after a Sync, not before.
+func (m *Mem) SetDirectIO(on bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.direct = on
 }
 
 // OpenCount is the number of files open now, for tests that look for leaks.

@@ -52,6 +52,7 @@ func (m *Mem) PowerCut(rng *rand.Rand) *Mem {
 		cuts:     m.cuts,
 		capacity: m.capacity,
 		reflink:  m.reflink,
+		direct:   m.direct,
 	}
 	cut.live = newNames(cut.root)
 	c.copyDir(cut, tree, m.root, cut.root)

@@ -90,6 +90,29 @@ type memFile struct {
 	mode   int
 	epoch  uint64
 	closed atomic.Bool
+	direct atomic.Bool
+}
+
+// SetDirect makes the file refuse what direct I/O refuses, or not. EINVAL unless the disk
+// allows it.
+func (f *memFile) SetDirect(on bool) error {
+	if err := f.enter("set direct I/O"); err != nil {
+		return err
+	}
+	defer f.leave()
+	if on && !f.m.direct {
+		return pathError("set direct I/O", f.name, syscall.EINVAL)
+	}
+	f.direct.Store(on)
+	return nil
+}
+
+// aligned refuses what is not in whole blocks where the file is used directly.
+func (f *memFile) aligned(op string, p []byte, off int64) error {
+	if !f.direct.Load() || len(p) == 0 || alignedRange(off, int64(len(p))) && address(p)%directUnit == 0 {
+		return nil
+	}
+	return pathError(op, f.name, syscall.EINVAL)
 }
 
 // enter holds Mem.mu shared when it answers nil; then leave must be called.
@@ -123,6 +146,9 @@ func (f *memFile) enterRange(op string, denied int, off, length int64) error {
 }
 
 func (f *memFile) ReadAt(p []byte, off int64) (int, error) {
+	if err := f.aligned("read", p, off); err != nil {
+		return 0, err
+	}
 	if err := f.enterRange("read", os.O_WRONLY, off, int64(len(p))); err != nil {
 		return 0, err
 	}
@@ -137,6 +163,9 @@ func (f *memFile) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func (f *memFile) WriteAt(p []byte, off int64) (int, error) {
+	if err := f.aligned("write", p, off); err != nil {
+		return 0, err
+	}
 	if err := f.enterRange("write", os.O_RDONLY, off, int64(len(p))); err != nil {
 		return 0, err
 	}

@@ -31,11 +31,16 @@ func TestSuite(t *testing.T) {
 			m.SetReflink(true)
 			return suite{m, "/d"}
 		},
-		"faulty":         func(t *testing.T) suite { return suite{vfs.NewFaulty(memWith(t, "/d"), nil), "/d"} },
-		"counting":       func(t *testing.T) suite { return suite{vfs.NewCounting(vfs.OS()), t.TempDir()} },
-		"pool":           func(t *testing.T) suite { return suite{vfs.NewPool(vfs.OS(), 64), t.TempDir()} },
-		"pool of 1":      func(t *testing.T) suite { return suite{vfs.NewPool(memWith(t, "/d"), 1), "/d"} },
-		"direct":         func(t *testing.T) suite { return suite{allDirect(vfs.OS()), t.TempDir()} },
+		"faulty":    func(t *testing.T) suite { return suite{vfs.NewFaulty(memWith(t, "/d"), nil), "/d"} },
+		"counting":  func(t *testing.T) suite { return suite{vfs.NewCounting(vfs.OS()), t.TempDir()} },
+		"pool":      func(t *testing.T) suite { return suite{vfs.NewPool(vfs.OS(), 64), t.TempDir()} },
+		"pool of 1": func(t *testing.T) suite { return suite{vfs.NewPool(memWith(t, "/d"), 1), "/d"} },
+		"direct":    func(t *testing.T) suite { return suite{allDirect(vfs.OS()), t.TempDir()} },
+		"direct in memory": func(t *testing.T) suite {
+			m := memWith(t, "/d")
+			m.SetDirectIO(true)
+			return suite{allDirect(vfs.NewFaulty(m, nil)), "/d"}
+		},
 		"direct refused": func(t *testing.T) suite { return suite{allDirect(memWith(t, "/d")), "/d"} },
 		"direct in pool": func(t *testing.T) suite {
 			return suite{vfs.NewPool(allDirect(vfs.NewCounting(vfs.OS())), 2), t.TempDir()}

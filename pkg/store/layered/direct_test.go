@@ -157,3 +157,26 @@ func TestDirectIOModel(t *testing.T) {
 		return directMachine{&machine{t: t, dir: directDir(t)}}
 	}, storetest.Options{Seeds: 5})
 }
+
+// The crash and fault loops past the page cache, on a disk that takes whole blocks only.
+func TestDirectIOCrashAtEveryChange(t *testing.T) {
+	direct := func(t *testing.T) storetest.Disk {
+		d := newDisk(t).(*disk)
+		d.mem.SetDirectIO(true)
+		d.tune = func(o *layered.Options) {
+			o.DirectIO = true
+			o.OnEvent = func(e layered.Event) {
+				if strings.Contains(e.Text, "refuses direct I/O") {
+					t.Error("the disk refuses direct I/O")
+				}
+			}
+		}
+		return d
+	}
+	stride := int64(5)
+	if testing.Short() {
+		stride = 17
+	}
+	storetest.CrashLoop(t, direct, storetest.LoopOptions{Programs: 1, Stride: stride})
+	storetest.FaultLoop(t, direct, storetest.LoopOptions{Programs: 1, Stride: stride})
+}
