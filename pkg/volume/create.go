@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/strata-csi/strata/pkg/failpoint"
 	"github.com/strata-csi/strata/pkg/pool"
@@ -41,6 +42,9 @@ func (s *Service) create(ctx context.Context, p *plan) (found, error) {
 	case !errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrUnavailable):
 		return found{}, fmt.Errorf("volume %s: %w", p.Name, err)
 	}
+	if err := s.inOtherPools(ctx, p); err != nil {
+		return found{}, err
+	}
 	// If a store could not be asked: an image is away from its anchor only if the anchor
 	// says so, and the anchor and the store it names have to answer.
 	var src *found
@@ -50,6 +54,25 @@ func (s *Service) create(ctx context.Context, p *plan) (found, error) {
 		}
 	}
 	return s.place(ctx, p, v, src)
+}
+
+// inOtherPools refuses a name that a volume in another pool has, as far as the stores
+// there answer: the pool is part of what is asked for.
+func (s *Service) inOtherPools(ctx context.Context, p *plan) error {
+	for _, name := range s.pools.Names() {
+		if name == p.pool.Name {
+			continue
+		}
+		v, err := s.pools.View(ctx, name)
+		if err != nil {
+			return err
+		}
+		f, err := everywhere(ctx, v, func(m pool.Member) (store.Info, error) { return m.Remote.Lookup(ctx, p.image) })
+		if err == nil && strings.HasPrefix(f.info.Digest, digestPrefix) {
+			return fmt.Errorf("volume %s exists in pool %s: %w", p.Name, name, store.ErrConflict)
+		}
+	}
+	return nil
 }
 
 // sourceless answers that there is no source. An earlier attempt may have left a note.
@@ -260,9 +283,9 @@ func flattening(ctx context.Context, m pool.Member, image store.ID) string {
 		if j.Kind != store.JobFlatten || image == "" && !j.Urgent || image != "" && j.Target != string(image) {
 			continue
 		}
-		text := fmt.Sprintf(" (job %s: flatten of %s, %s)", j.ID, j.Target, j.State)
-		if j.Total > 0 {
-			text = fmt.Sprintf(" (job %s: flatten of %s, %s, %d of %d bytes)", j.ID, j.Target, j.State, j.Done, j.Total)
+		text := fmt.Sprintf(" (job %s: flatten of %s, %s, %d of %d bytes)", j.ID, j.Target, j.State, j.Done, j.Total)
+		if j.Error != "" {
+			text += ": " + j.Error
 		}
 		return text
 	}

@@ -264,6 +264,10 @@ func TestCopyBetweenPools(t *testing.T) {
 	if err != nil || v.Pool != "q" || v.Info.Size != 80*mib || v.Info.Parent != "" || v.Info.Format != store.FormatUnknown {
 		t.Fatalf("%+v, %v", v, err)
 	}
+	_, err = r.svc.Create(ctx, volume.CreateRequest{Name: "src", Pool: "q", Required: 64 * mib})
+	if !errors.Is(err, store.ErrConflict) {
+		t.Errorf("a second volume of the name in another pool: %v", err)
+	}
 	if err := r.svc.Delete(ctx, src.ID); err != nil {
 		t.Fatal(err)
 	}

@@ -87,6 +87,9 @@ type CreateRequest struct {
 	Prefer string
 }
 
+// digestPrefix begins the digests of images that were made here.
+const digestPrefix = "csi1:"
+
 const (
 	// defaultSize is the size of a volume for which none is given, in bytes.
 	defaultSize = 1 << 30
@@ -174,7 +177,7 @@ func digest(req CreateRequest, poolName string) string {
 	if err != nil {
 		panic(err) // texts, numbers and truth values
 	}
-	return "csi1:" + hash(string(data))
+	return digestPrefix + hash(string(data))
 }
 
 // size chooses the size in bytes; least is the source's, 0 without one.
