@@ -1,7 +1,12 @@
 package attach
 
 import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -101,11 +106,19 @@ func TestResizeWaitsForQuiet(t *testing.T) {
 	if len(f.sent(cmdReconfigure)) != 0 {
 		t.Error("the kernel was asked")
 	}
-	busy := time.AfterFunc(20*time.Millisecond, func() { f.write("500 0 8 0 2 0 16 0 0 0 0\n", sys, "stat") })
-	defer busy.Stop()
+	load, stop := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_ = until(load, time.Millisecond, func() (bool, error) {
+			f.write(fmt.Sprintf("%d 0 8 0 2 0 16 0 0 0 0\n", time.Now().UnixMicro()), sys, "stat.new")
+			return false, os.Rename(filepath.Join(sys, "stat.new"), filepath.Join(sys, "stat"))
+		})
+	})
 	if err := k.Resize(t.Context(), d, 2<<20); err != nil {
 		t.Error(err)
 	}
+	stop()
+	wg.Wait()
 }
 
 // Reconnect takes away what a resize has left that did not come to its end.
