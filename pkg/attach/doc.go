@@ -56,7 +56,9 @@
 // not yet read must never be carried out after newer ones.
 //
 // Grow: the store, then Replace if the server goes by the size of the handshake, as ours
-// does, then Resize, then the file system.
+// does, then Resize, then the file system. Do not have the server end the connection
+// while Resize runs, other than by Restore and Replace, which wait for it: newer kernels
+// let requests finish first, under the lock that a reconnect needs.
 //
 // Detach: unmount, then Disconnect, then tell the store. If Disconnect returns ErrStuck,
 // have the server end the connection (unpublish, fence) and try again. This can be only
