@@ -14,7 +14,7 @@ import (
 
 func (c *cli) storeCmd() *cobra.Command {
 	var cfg app.Config
-	var rate, unit, scrubRate size.Value
+	var engine engineFlags
 	ack, io := "buffered", "buffered"
 	var logs logging
 	cmd := &cobra.Command{
@@ -32,7 +32,8 @@ func (c *cli) storeCmd() *cobra.Command {
 			if cfg.Data == "" {
 				return usagef(cmd, "%s wants --data", cmd.CommandPath())
 			}
-			cfg.CopyRate, cfg.Version = rate.Bytes, version
+			cfg.Version = version
+			engine.apply(&cfg)
 			cfg.TLS, cfg.Insecure = c.tls, c.insecure
 			var err error
 			if cfg.StableAck, err = choice(cmd, "ack", ack, "buffered", "stable"); err != nil {
@@ -62,19 +63,35 @@ func (c *cli) storeCmd() *cobra.Command {
 	f.BoolVar(&cfg.AllowUnsafe, "allow-unsafe", false, "start without CAP_SYS_RESOURCE: kernel NBD devices on this machine could deadlock")
 	f.IntVar(&cfg.Policy.Soft, "soft-depth", 0, "default clone depth above which a flatten is queued (0: 8)")
 	f.IntVar(&cfg.Policy.Hard, "hard-depth", 0, "default clone depth above which clones are refused (0: 64)")
-	f.Var(&rate, "copy-rate", "most bytes a second that background work copies (default: no limit)")
+	engine.add(cmd)
 	f.StringVar(&ack, "ack", ack, "answer writes from the page cache (buffered), or once on disk, so that sessions survive power failure (stable)")
 	f.StringVar(&io, "io", io, "keep images in the page cache (buffered) or out of it (direct)")
 	webFlags(f, &cfg.Web)
-	f.Var(&unit, "alloc-unit", "space taken at once where an image is first written, 4K to 1M; larger units mean files in fewer pieces (default 4K)")
-	f.DurationVar(&cfg.ScrubEvery, "scrub-every", 0, "how often all data is read and compared with its checksums, as 168h (default: when strata scrub asks)")
-	f.Var(&scrubRate, "scrub-rate", "most bytes a second that a scrub reads (default: no limit)")
 	f.DurationVar(&cfg.Stop, "stop-timeout", 30*time.Second, "how long an orderly stop may take")
 	logs.flags(cmd)
 	_ = cmd.MarkFlagDirname("data")
 	_ = cmd.RegisterFlagCompletionFunc("ack", cobra.FixedCompletions([]string{"buffered", "stable"}, cobra.ShellCompDirectiveNoFileComp))
 	_ = cmd.RegisterFlagCompletionFunc("io", cobra.FixedCompletions([]string{"buffered", "direct"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
+}
+
+// engineFlags are those of background work and space.
+type engineFlags struct {
+	copyRate, unit, scrubRate size.Value
+	scrubEvery                time.Duration
+}
+
+func (e *engineFlags) add(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.Var(&e.copyRate, "copy-rate", "most bytes a second that background work copies (default: no limit)")
+	f.Var(&e.unit, "alloc-unit", "space taken at once where an image is first written, 4K to 1M; larger units mean files in fewer pieces (default 4K)")
+	f.DurationVar(&e.scrubEvery, "scrub-every", 0, "how often all data is read and compared with its checksums, as 168h (default: when strata scrub asks)")
+	f.Var(&e.scrubRate, "scrub-rate", "most bytes a second that a scrub reads (default: no limit)")
+}
+
+func (e *engineFlags) apply(cfg *app.Config) {
+	cfg.CopyRate, cfg.AllocUnit = e.copyRate.Bytes, e.unit.Bytes
+	cfg.ScrubEvery, cfg.ScrubRate = e.scrubEvery, e.scrubRate.Bytes
 }
 
 // choice tells whether a flag has the second of its two values.

@@ -1,9 +1,14 @@
 package main
 
 import (
+	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/strata-csi/strata/pkg/app"
 )
 
 func TestChoice(t *testing.T) {
@@ -17,5 +22,26 @@ func TestChoice(t *testing.T) {
 		if is, err := choice(cmd, "ack", got, "buffered", "stable"); is || err == nil {
 			t.Errorf("%q: %v, %v; want an error", got, is, err)
 		}
+	}
+}
+
+// The flags of the engine reach it.
+func TestEngineFlags(t *testing.T) {
+	var e engineFlags
+	cmd := &cobra.Command{}
+	e.add(cmd)
+	if err := cmd.ParseFlags([]string{"--copy-rate", "8M", "--alloc-unit", "64K", "--scrub-every", "168h", "--scrub-rate", "16M"}); err != nil {
+		t.Fatal(err)
+	}
+	var got app.Config
+	e.apply(&got)
+	want := app.Config{CopyRate: 8 << 20, AllocUnit: 64 << 10, ScrubEvery: 168 * time.Hour, ScrubRate: 16 << 20}
+	if got.CopyRate != want.CopyRate || got.AllocUnit != want.AllocUnit || got.ScrubEvery != want.ScrubEvery || got.ScrubRate != want.ScrubRate {
+		t.Errorf("the flags give %+v", got)
+	}
+	b := newBench(t)
+	r := b.run("store", "--data", filepath.Join(b.dir, "data"), "--init", "--allow-unsafe", "--alloc-unit", "12K")
+	if r.code == 0 || !strings.Contains(r.err, "power of two") {
+		t.Errorf("a store with a bad unit: %+v", r)
 	}
 }
