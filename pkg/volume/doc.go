@@ -34,6 +34,11 @@
 //   - One request works on an object at a time, another one gets store.ErrBusy. Work goes
 //     on when its caller's context ends.
 //
+// One gap is left. The anchor follows from who is a member. If an answer is lost, then
+// the store that made the volume goes away, and then another store joins and becomes the
+// anchor of that name, all before the request is repeated, the volume is made again; the
+// first one is found as an image without a volume when its store is back.
+//
 // What it does not do: it attaches nothing, talks to no kernel, and follows no clock to
 // give up on a store; an operator forgets stores (package pool).
 package volume
