@@ -71,7 +71,7 @@ func (c *cluster) fsck(s *storeHost, name, fs string) {
 	c.t.Helper()
 	file := filepath.Join(c.dir, "fsck.img")
 	defer os.Remove(file)
-	c.strata(s, "export", name, file)
+	c.copyOut(s, name, file)
 	check := exec.CommandContext(c.t.Context(), "e2fsck", "-fn", file)
 	if fs == "xfs" {
 		check = exec.CommandContext(c.t.Context(), "xfs_repair", "-n", "-f", file)
@@ -79,4 +79,11 @@ func (c *cluster) fsck(s *storeHost, name, fs string) {
 	if out, err := check.CombinedOutput(); err != nil {
 		c.t.Errorf("%s of %s: %v\n%s", check.Args[0], name, err, out)
 	}
+}
+
+// copyOut copies an image to a file. It is opened for reading only: a tool that may
+// write would leave its mark on the image.
+func (c *cluster) copyOut(s *storeHost, name, file string) {
+	c.t.Helper()
+	tool(c.t, "nbdcopy", "nbd+unix:///ro/"+name+"?socket="+filepath.Join(s.data, "nbd.sock"), file)
 }

@@ -19,9 +19,9 @@ func plainCredentials() grpc.DialOption {
 }
 
 // life leads volumes through all RPCs that change something, from their making to their
-// end, and checks what they hold. With links, a device is mapped besides and the store is
-// killed once, so that links are made anew.
-func life(t *testing.T, c *cluster, seed uint64, links bool) {
+// end, and checks what they hold. A device is mapped besides, and the store is killed once,
+// so that links are made anew.
+func life(t *testing.T, c *cluster, x *executioner, seed uint64) {
 	t.Helper()
 	r := rand.New(rand.NewPCG(seed, seed))
 	v := c.create("life", 64*mib, fsVolume("ext4"), nil, map[string]string{"softCloneDepth": "1"})
@@ -29,12 +29,8 @@ func life(t *testing.T, c *cluster, seed uint64, links bool) {
 	before := writeFile(t, filepath.Join(at, "data"), 2*mib, r)
 	snap := c.snapshot(v, "life-snap")
 	after := writeFile(t, filepath.Join(at, "data"), 2*mib, r)
-	if links {
-		c.mapped(v)
-		if s := c.stores[0]; s.running() {
-			s.kill() // the reviver starts it again
-		}
-	}
+	c.mapped(v)
+	x.kill(c.stores[0].process)
 
 	restored := c.create("life-restored", 96*mib, fsVolume("ext4"), fromSnapshot(snap), nil)
 	clone := c.create("life-clone", 64*mib, rawVolume(), fromVolume(v.GetVolumeId()), map[string]string{"cloneMode": "flatten"})

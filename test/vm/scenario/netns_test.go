@@ -5,6 +5,7 @@ package scenario
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 )
@@ -26,7 +27,12 @@ func newHost(t *testing.T, name, prefix string) *host {
 	t.Helper()
 	h := &host{t: t, name: name, prefix: prefix, addr: prefix + ".2"}
 	tool(t, "ip", "netns", "add", name)
-	t.Cleanup(func() { tool(t, "ip", "netns", "delete", name) })
+	t.Cleanup(func() {
+		// The test's context has ended by now.
+		if out, err := exec.Command("ip", "netns", "delete", name).CombinedOutput(); err != nil {
+			t.Errorf("delete host %s: %v: %s", name, err, out)
+		}
+	})
 	tool(t, "ip", "link", "add", h.cable(), "type", "veth", "peer", "name", "eth0", "netns", name)
 	tool(t, "ip", "address", "add", prefix+".1/24", "dev", h.cable())
 	tool(t, "ip", "link", "set", h.cable(), "up")

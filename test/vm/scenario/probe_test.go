@@ -121,6 +121,6 @@ func (c *cluster) content(s *storeHost, name string) string {
 	c.t.Helper()
 	file := filepath.Join(c.dir, "content.img")
 	defer os.Remove(file)
-	c.strata(s, "export", name, file)
+	c.copyOut(s, name, file)
 	return sumFile(c.t, file)
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -171,7 +172,7 @@ func (r *remote) refusals(mine, others store.Publication) map[string]func(d *nbd
 		"certificate of another CA":      func(d *nbd.KernelDial) { d.TLS = untrusted.Client() },
 		"expired certificate":            func(d *nbd.KernelDial) { d.TLS = old.Client() },
 		"no certificate":                 func(d *nbd.KernelDial) { d.TLS.GetClientCertificate, d.TLS.Certificates = nil, nil },
-		"certificate of another role":    func(d *nbd.KernelDial) { d.TLS = pki.RoleFiles(r.pki, pki.RoleController).Client() },
+		"certificate of another role":    func(d *nbd.KernelDial) { d.TLS = pki.RoleFiles(r.pki, pki.RoleStore).Client() },
 		"a store that is not the store":  func(d *nbd.KernelDial) { d.TLS = other.Client() },
 		"wrong token":                    func(d *nbd.KernelDial) { d.Export = export.Name(withToken(mine, strings.Repeat("0", 32)), 1) },
 		"token of another image":         func(d *nbd.KernelDial) { d.Export = export.Name(withToken(mine, others.Token), 1) },
@@ -193,13 +194,14 @@ func TestTLSRefuses(t *testing.T) {
 	r := newRemote(t)
 	own, foreign := r.create("mine", 64*mib, rawVolume(), nil, nil), r.create("others", 64*mib, rawVolume(), nil, nil)
 	r.snapshot(own, "snap")
-	publication := func(v *volume) (p store.Publication) {
+	publication := func(v *volume) store.Publication {
 		r.attach(v, "n1")
-		list := r.strata(r.store, "publish", imageOf(v), "n1", "--format", "json")
-		if err := json.Unmarshal([]byte(list), &p); err != nil {
-			t.Fatalf("%v in %s", err, list)
+		c := v.published["n1"]
+		epoch, err := strconv.ParseUint(c["epoch"], 10, 64)
+		if err != nil {
+			t.Fatal(err)
 		}
-		return p
+		return store.Publication{Target: store.ID(c["image"]), Epoch: epoch, Token: c["token"]}
 	}
 	mine, others := publication(own), publication(foreign)
 	dial := func(change func(d *nbd.KernelDial)) error {

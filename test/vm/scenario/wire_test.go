@@ -43,7 +43,7 @@ func startCapture(t *testing.T, device string, pattern []byte) *capture {
 	}
 	err = errors.Join(
 		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 64<<20),
-		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 1}),
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 100_000}),
 		unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: i.Index}))
 	if err != nil {
 		unix.Close(fd)
@@ -60,14 +60,15 @@ func startCapture(t *testing.T, device string, pattern []byte) *capture {
 func (c *capture) run(stop <-chan struct{}) {
 	buf := make([]byte, 128<<10)
 	for {
-		select {
-		case <-stop:
-			return
-		default:
-		}
 		n, _, err := unix.Recvfrom(c.fd, buf, 0)
 		switch {
-		case errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EAGAIN):
+			select {
+			case <-stop: // and all that came before has been looked at
+				return
+			default:
+			}
 		case err != nil:
 			c.err = err
 			return
