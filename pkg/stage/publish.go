@@ -42,6 +42,10 @@ func (s *Service) publish(v *volume, req PublishRequest) error {
 	if err := publishable(r, req); err != nil {
 		return err
 	}
+	// Without it, the pod would write into the host's own directory.
+	if whole, err := s.stands(r); err != nil || !whole {
+		return errors.Join(err, fmt.Errorf("its file system is not mounted at %s any more; stage it again: %w", r.Staging, ErrState))
+	}
 	known := slices.IndexFunc(r.Targets, func(t Target) bool { return t.Path == req.Target.Path })
 	if known >= 0 {
 		if !r.Targets[known].equal(req.Target) {

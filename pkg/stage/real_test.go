@@ -84,7 +84,7 @@ func TestRealFileSystems(t *testing.T) {
 			r, ctx := real(t), t.Context()
 			defer r.end()
 			if fs != "xfs" && !mayGrow(t) {
-				t.Skip("the kernel grows ext file systems for CAP_SYS_RESOURCE only, which is missing here; the vm tier runs this")
+				t.Skip("the kernel grows ext file systems for CAP_SYS_RESOURCE only, which is missing here; in the vm tier TestKernelLife does this")
 			}
 			c := stage.Capability{FS: fs, Flags: []string{"noatime"}}
 			req := r.request(r.image(1, 320*mib, nil), store.AccessWrite, c)

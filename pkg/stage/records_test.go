@@ -128,6 +128,10 @@ func TestOrphanInUse(t *testing.T) {
 	if len(devices) != 3 {
 		t.Errorf("devices in use were ended: %v", r.kinds())
 	}
+	wantErr(t, r.svc.Stage(ctx, req), stage.ErrState, "has no record and is in use")
+	if !r.alive(imageID(1)) {
+		t.Error("the device in use was cut off")
+	}
 	// The CO takes back what it knows of; then nothing holds them.
 	r.must(f.Close())
 	r.must(r.svc.Unpublish(ctx, raw.Volume, dev.Target.Path))

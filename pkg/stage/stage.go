@@ -57,7 +57,7 @@ func (s *Service) stage(ctx context.Context, v *volume, req Request) error {
 func (s *Service) standing(ctx context.Context, v *volume, req Request) (done bool, err error) {
 	r := v.record()
 	if r == nil {
-		return false, nil
+		return false, s.noStranger(ctx, v, req)
 	}
 	if r.Mapped {
 		return false, fmt.Errorf("it is mapped on this node as %s; unmap it first: %w", r.Device, store.ErrInUse)
@@ -79,6 +79,25 @@ func (s *Service) standing(ctx context.Context, v *volume, req Request) (done bo
 		return false, errors.Join(err, fmt.Errorf("an earlier publication of it is still in use at %s; unpublish that first: %w", at, ErrState))
 	}
 	return false, s.dismantle(ctx, v)
+}
+
+// noStranger makes sure that a volume without a record has nothing on this node. A device
+// whose record was lost, and which Open has left because it is in use, would be cut off by
+// another one. A mount without such a device is dead.
+func (s *Service) noStranger(ctx context.Context, v *volume, req Request) error {
+	if err := s.alone(v, req.Ticket.Image); err != nil {
+		return err
+	}
+	devices, err := s.cfg.Kernel.Devices(ctx)
+	if err != nil {
+		return err
+	}
+	for _, d := range devices {
+		if d.Backend == backendOf(req.Ticket) {
+			return fmt.Errorf("%s serves it already, has no record and is in use; end the pods that use it, then start the node's process anew: %w", d.Path, ErrState)
+		}
+	}
+	return s.unmount(req.Path)
 }
 
 // stands tells whether what the record speaks of is really there.

@@ -296,3 +296,18 @@ func TestMap(t *testing.T) {
 		t.Error("the volume's publication was withdrawn")
 	}
 }
+
+// A staging path that has lost its mount is not handed out: the pod would write into the
+// host's directory. Staging again puts it right.
+func TestStagingMountLost(t *testing.T) {
+	r, ctx := newRig(t, false), t.Context()
+	req := r.ext4(1)
+	r.must(r.svc.Stage(ctx, req))
+	r.must(r.Mounter.Unmount(req.Path))
+	wantErr(t, r.svc.Publish(ctx, r.publish(req, "a")), stage.ErrState, "stage it again")
+	if _, err := os.Lstat(filepath.Join(r.Dir, "pods", "a")); !errors.Is(err, os.ErrNotExist) {
+		t.Error("the target was made")
+	}
+	r.must(r.svc.Stage(ctx, req))
+	r.must(r.svc.Publish(ctx, r.publish(req, "a")))
+}
