@@ -156,12 +156,15 @@ func (s *Service) runCopy(ctx context.Context, c *copying) {
 // copy fills the image from where the note says, and completes it. When all is filled
 // the source is not needed, and what was taken for the copy may be gone.
 func (s *Service) copy(ctx context.Context, c *copying) error {
+	if err := c.inherit(ctx); err != nil {
+		return err
+	}
 	if c.record.Done < c.record.Total {
 		if err := s.fill(ctx, c); err != nil {
 			return err
 		}
 	}
-	return s.complete(ctx, c)
+	return s.endCopy(ctx, c)
 }
 
 // fill copies what is missing, and notes how far it is after each stride.
@@ -198,8 +201,9 @@ func (s *Service) fill(ctx context.Context, c *copying) (err error) {
 	return nil
 }
 
-// complete hands down what is known of the content, then makes the copy a volume.
-func (s *Service) complete(ctx context.Context, c *copying) error {
+// inherit hands down what is known of the content, before the first byte: an image that
+// is written to by its name without that counts as one that may hold anything.
+func (c *copying) inherit(ctx context.Context) error {
 	format := c.record.Format
 	if format == store.FormatNone {
 		format = store.FormatUnknown // whatever it is, nobody may format it
@@ -208,13 +212,14 @@ func (s *Service) complete(ctx context.Context, c *copying) error {
 	if err != nil {
 		return c.atTarget(err)
 	}
-	if info.Format != format {
-		if _, err := c.m.Remote.Modify(ctx, c.record.Image, store.Change{Format: &format}); err != nil {
-			return c.atTarget(err)
-		}
-		failpoint.Hit("volume.copy.format")
+	if info.Format == format || info.Format == store.FormatUnknown {
+		return nil
 	}
-	return s.endCopy(ctx, c)
+	if _, err := c.m.Remote.Modify(ctx, c.record.Image, store.Change{Format: &format}); err != nil {
+		return c.atTarget(err)
+	}
+	failpoint.Hit("volume.copy.format")
+	return nil
 }
 
 // atTarget says where an error came from. An image that somebody else has removed is no

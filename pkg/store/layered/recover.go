@@ -182,13 +182,20 @@ func (st *Store) poison(name, reason string, find func(*meta.Tx) (meta.Image, er
 }
 
 // admit refuses new work when space runs low.
-func (st *Store) admit(what string) error {
+func (st *Store) admit(what string) error { return st.keep(what, st.opts.Reserve) }
+
+// admitSnapshot refuses snapshots later than other work: they cost little, and with one
+// an image can be copied to where there is room.
+func (st *Store) admitSnapshot(what string) error { return st.keep(what, st.opts.Reserve/2) }
+
+// keep refuses what would be done with less than reserve bytes free.
+func (st *Store) keep(what string, reserve int64) error {
 	_, free, err := st.opts.FS.Space(st.opts.LayersDir)
 	if err != nil {
 		return fmt.Errorf("%s: free space: %w", what, err)
 	}
-	if free < st.opts.Reserve {
-		return fmt.Errorf("%s: %d bytes are free and %d are kept in reserve: %w", what, free, st.opts.Reserve, store.ErrNoSpace)
+	if free < reserve {
+		return fmt.Errorf("%s: %d bytes are free and %d are kept in reserve: %w", what, free, reserve, store.ErrNoSpace)
 	}
 	return nil
 }

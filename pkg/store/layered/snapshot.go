@@ -89,7 +89,7 @@ func (st *Store) canSnapshot(id store.ID, name string) error {
 	if err != nil {
 		return err
 	}
-	return st.admit(fmt.Sprintf("snapshot %q", name))
+	return st.admitSnapshot(fmt.Sprintf("snapshot %q", name))
 }
 
 // notImage tells a snapshot's id from an unknown one.

@@ -42,7 +42,7 @@ type Options struct {
 	// CopyRate bounds background copying, in bytes a second; 0 is no bound.
 	CopyRate int64
 	// Reserve is the free space below which new work is refused, in bytes; 0 is
-	// 64 MiB, negative is none.
+	// 64 MiB, negative is none. Snapshots are made down to half of it.
 	Reserve int64
 	// StableAck answers writes, zeroes and discards only when they are on the disk, in
 	// syncs that concurrent ones share: publications survive a power failure then.
