@@ -142,7 +142,7 @@ func (c *cli) verbs() []verbGroup {
 			c.storeCmd(), c.statusCmd(), c.checkCmd(), c.scrubCmd(), c.jobsCmd(), c.publishCmd(), c.unpublishCmd(), c.publicationsCmd(), c.certsCmd(),
 		}},
 		{"csi", "Kubernetes and kernel devices:", []*cobra.Command{
-			c.controllerCmd(), c.nodeCmd(), c.allCmd(), c.mapCmd(), c.unmapCmd(), c.mappedCmd(),
+			c.controllerCmd(), c.nodeCmd(), c.allCmd(), c.poolCmd(), c.mapCmd(), c.unmapCmd(), c.mappedCmd(),
 		}},
 		{"tool", "This tool:", []*cobra.Command{c.doctorCmd(), c.versionCmd()}},
 	}

@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/strata-csi/strata/pkg/app"
-	"github.com/strata-csi/strata/pkg/pool"
 )
 
 const (
@@ -22,7 +21,6 @@ const (
 
 func (c *cli) controllerCmd() *cobra.Command {
 	var cfg app.ControllerConfig
-	var pools string
 	var logs logging
 	cmd := &cobra.Command{
 		Use:   "controller --pools FILE --endpoint unix:///PATH",
@@ -32,9 +30,9 @@ func (c *cli) controllerCmd() *cobra.Command {
 		Example:           "  strata controller --pools /etc/strata/pools.yaml --endpoint unix:///csi/csi.sock",
 		Args:              args(0, 0, ""),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(cmd *cobra.Command, _ []string) (err error) {
-			if cfg.Pools, err = loadPools(cmd, pools); err != nil {
-				return err
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if cfg.PoolsFile == "" {
+				return usagef(cmd, "%s wants --pools", cmd.CommandPath())
 			}
 			if cfg.Endpoint == "" {
 				return usagef(cmd, "%s wants --endpoint", cmd.CommandPath())
@@ -48,7 +46,7 @@ func (c *cli) controllerCmd() *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	poolsFlag(cmd, &pools)
+	poolsFlag(cmd, &cfg.PoolsFile)
 	f.StringVar(&cfg.Endpoint, "endpoint", c.env(endpointEnv), "CSI socket: unix:///PATH (env "+endpointEnv+")")
 	webFlags(f, &cfg.Web)
 	f.DurationVar(&cfg.Stop, "stop-timeout", 0, "how long an orderly stop may take (default 30s)")
@@ -58,7 +56,6 @@ func (c *cli) controllerCmd() *cobra.Command {
 
 func (c *cli) nodeCmd() *cobra.Command {
 	var cfg app.NodeConfig
-	var pools string
 	var indexes indexRange
 	var logs logging
 	cmd := &cobra.Command{
@@ -72,9 +69,9 @@ func (c *cli) nodeCmd() *cobra.Command {
 			"  strata node --pools /etc/strata/pools.yaml",
 		Args:              args(0, 0, ""),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(cmd *cobra.Command, _ []string) (err error) {
-			if cfg.Pools, err = loadPools(cmd, pools); err != nil {
-				return err
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if cfg.PoolsFile == "" {
+				return usagef(cmd, "%s wants --pools", cmd.CommandPath())
 			}
 			ctx, err := logs.context(cmd, c.err)
 			if err != nil {
@@ -86,7 +83,7 @@ func (c *cli) nodeCmd() *cobra.Command {
 			return app.Node(ctx, cfg)
 		},
 	}
-	poolsFlag(cmd, &pools)
+	poolsFlag(cmd, &cfg.PoolsFile)
 	c.nodeFlags(cmd, &cfg, &indexes)
 	logs.flags(cmd)
 	return cmd
@@ -163,13 +160,6 @@ func finishNode(cfg *app.NodeConfig, indexes indexRange) error {
 func poolsFlag(cmd *cobra.Command, path *string) {
 	cmd.Flags().StringVar(path, "pools", "", "file that describes the pools")
 	_ = cmd.MarkFlagFilename("pools", "yaml", "yml")
-}
-
-func loadPools(cmd *cobra.Command, path string) (pool.Config, error) {
-	if path == "" {
-		return pool.Config{}, usagef(cmd, "%s wants --pools", cmd.CommandPath())
-	}
-	return pool.Load(path)
 }
 
 // indexRange is the --nbd-range flag.

@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/go-logr/logr"
@@ -29,6 +30,8 @@ type bench struct {
 	dir string
 	mem *memstore.Store
 	ids map[string]string
+	// stop ends the store before the test does.
+	stop func()
 }
 
 // newBench serves a memstore as the store process would.
@@ -49,13 +52,14 @@ func newBench(t *testing.T) *bench {
 			Ready:   func(app.Serving) { close(ready) },
 		})
 	}()
-	t.Cleanup(func() {
+	b.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {
 			t.Errorf("store process: %v", err)
 		}
 		os.RemoveAll(dir)
 	})
+	t.Cleanup(b.stop)
 	select {
 	case <-ready:
 	case err := <-ended:

@@ -15,8 +15,8 @@ import (
 
 // ControllerConfig is that of a controller process.
 type ControllerConfig struct {
-	// Pools is the content of the pools file.
-	Pools pool.Config
+	// PoolsFile describes the pools.
+	PoolsFile string
 	// Endpoint is where CSI is served: unix:///path/csi.sock.
 	Endpoint string
 	Web      Web
@@ -38,7 +38,7 @@ func Controller(ctx context.Context, cfg ControllerConfig) error {
 		if err := d.tell(cfg.Web, "controller", cfg.Version, readiness(&up)); err != nil {
 			return err
 		}
-		r, err := newReach(cfg.Pools, false)
+		r, err := loadReach(cfg.PoolsFile, false)
 		if err != nil {
 			return err
 		}

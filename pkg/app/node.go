@@ -9,13 +9,11 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/container-storage-interface/spec/lib/go/csi"
 	"k8s.io/klog/v2"
 
 	"github.com/strata-csi/strata/pkg/attach"
 	"github.com/strata-csi/strata/pkg/driver"
 	"github.com/strata-csi/strata/pkg/nbd"
-	"github.com/strata-csi/strata/pkg/pool"
 	"github.com/strata-csi/strata/pkg/stage"
 )
 
@@ -26,8 +24,8 @@ const keyLimit = nbd.KeyBudget / 4
 
 // NodeConfig is that of a node process.
 type NodeConfig struct {
-	// Pools is the content of the pools file.
-	Pools pool.Config
+	// PoolsFile describes the pools.
+	PoolsFile string
 	// Node is the name of the node, as the CO knows it.
 	Node string
 	// State is where records of what is attached are kept. It must outlive the process.
@@ -65,7 +63,7 @@ func Node(ctx context.Context, cfg NodeConfig) error {
 		if err := d.tell(cfg.Web, "node", cfg.Version, readiness(&up)); err != nil {
 			return err
 		}
-		r, err := newReach(cfg.Pools, true)
+		r, err := loadReach(cfg.PoolsFile, true)
 		if err != nil {
 			return err
 		}
@@ -189,10 +187,10 @@ func (d *daemon) csi(endpoint string, s services) error {
 	}
 	// A nil pointer in an interface would be served.
 	if s.controller != nil {
-		cfg.Controller = csi.ControllerServer(s.controller)
+		cfg.Controller = s.controller
 	}
 	if s.node != nil {
-		cfg.Node = csi.NodeServer(s.node)
+		cfg.Node = s.node
 	}
 	server, err := driver.Listen(cfg)
 	if err != nil {

@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -25,7 +26,9 @@ func newReach(cfg pool.Config, observe bool) (*reach, error) {
 	r := &reach{insecure: cfg.Insecure}
 	if cfg.TLS != nil {
 		r.files = pki.Files{CA: cfg.TLS.CA, Cert: cfg.TLS.Cert, Key: cfg.TLS.Key}
-		if err := r.files.Check(); err != nil {
+		// An expired certificate is told at each connection, and may be renewed while the
+		// process runs; stores on this host are reached without it.
+		if err := r.files.Check(); err != nil && !errors.Is(err, pki.ErrExpired) {
 			return nil, fmt.Errorf("pools file: %w", err)
 		}
 	}
@@ -35,6 +38,84 @@ func newReach(cfg pool.Config, observe bool) (*reach, error) {
 	}
 	r.pools = set
 	return r, nil
+}
+
+// loadReach is newReach with the content of a pools file.
+func loadReach(path string, observe bool) (*reach, error) {
+	cfg, err := pool.Load(path)
+	if err != nil {
+		return nil, err
+	}
+	return newReach(cfg, observe)
+}
+
+// ForgetStore gives up a store of a pool that will never come back, so that lists no
+// longer wait for it; what was on it is lost. ErrNotFound without such a pool. A pool of
+// "" is the default one.
+func ForgetStore(ctx context.Context, poolsFile, poolName, uuid string) error {
+	return withPools(poolsFile, func(set *pool.Set) error { return set.Forget(ctx, poolName, uuid) })
+}
+
+// AdmitStore takes a store that was given up, or refused, into its pool again.
+func AdmitStore(ctx context.Context, poolsFile, poolName, uuid string) error {
+	return withPools(poolsFile, func(set *pool.Set) error { return set.Admit(ctx, poolName, uuid) })
+}
+
+// PoolMember is a store of a pool as the operator tool shows it.
+type PoolMember struct {
+	Pool    string `json:"pool"`
+	UUID    string `json:"uuid,omitempty"`
+	Address string `json:"address,omitempty"`
+	// State is "joined", "joining", "missing", "refused" or "forgotten".
+	State string `json:"state"`
+	// Reason is why it is missing or was refused.
+	Reason string `json:"reason,omitempty"`
+	Free   int64  `json:"free,omitempty"`
+	Images int    `json:"images,omitempty"`
+}
+
+// PoolMembers lists the stores of all pools as they are now.
+func PoolMembers(ctx context.Context, poolsFile string) (all []PoolMember, err error) {
+	err = withPools(poolsFile, func(set *pool.Set) error {
+		for _, name := range set.Names() {
+			v, err := set.Fresh(ctx, name)
+			if err != nil {
+				return err
+			}
+			all = append(all, membersOf(name, v)...)
+		}
+		return nil
+	})
+	return all, err
+}
+
+func membersOf(name string, v pool.View) (all []PoolMember) {
+	for _, m := range v.Members {
+		state := "joining"
+		if m.Joined {
+			state = "joined"
+		}
+		all = append(all, PoolMember{Pool: name, UUID: m.UUID, Address: m.Addr, State: state, Free: m.Status.Free, Images: m.Status.Images})
+	}
+	for _, m := range v.Missing {
+		all = append(all, PoolMember{Pool: name, UUID: m.UUID, Address: m.Addr, State: "missing", Reason: m.Err.Error()})
+	}
+	for _, r := range v.Refused {
+		all = append(all, PoolMember{Pool: name, UUID: r.UUID, Address: r.Addr, State: "refused", Reason: r.Reason})
+	}
+	for _, uuid := range v.Forgotten {
+		all = append(all, PoolMember{Pool: name, UUID: uuid, State: "forgotten"})
+	}
+	return all
+}
+
+// withPools works on the pools once.
+func withPools(poolsFile string, do func(*pool.Set) error) error {
+	r, err := loadReach(poolsFile, false)
+	if err != nil {
+		return err
+	}
+	return errors.Join(do(r.pools), r.pools.Close())
 }
 
 // store prepares a connection to the API of a store.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -14,7 +15,6 @@ import (
 
 	"github.com/strata-csi/strata/pkg/app"
 	"github.com/strata-csi/strata/pkg/driver"
-	"github.com/strata-csi/strata/pkg/pool"
 )
 
 // nodeName is the name of the only node.
@@ -64,10 +64,13 @@ func TestController(t *testing.T) {
 		return app.Store(ctx, app.Config{Data: d.data, Init: true, AllowUnsafe: true, Ready: func(app.Serving) { close(serving) }})
 	})
 	<-serving
+	pools := filepath.Join(dir, "pools.yaml")
+	if err := os.WriteFile(pools, []byte("pools: [{name: default, local: "+d.data+"}]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	background(t, "controller", func(ctx context.Context) error {
 		return app.Controller(ctx, app.ControllerConfig{
-			Pools:    pool.Config{Pools: []pool.Settings{{Name: "default", Default: true, Backend: pool.BackendLayered, Local: d.data}}},
-			Endpoint: "unix://" + d.controller, Version: "sanity",
+			PoolsFile: pools, Endpoint: "unix://" + d.controller, Version: "sanity",
 		})
 	})
 	l, err := net.Listen("unix", d.node)

@@ -3,6 +3,8 @@ package memstore
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/strata-csi/strata/pkg/store"
 )
@@ -58,8 +60,8 @@ func (s *Store) Remove(ctx context.Context, id store.ID) error {
 
 // idle refuses an object that is open or published.
 func (o *object) idle() error {
-	for node := range o.pubs {
-		return fmt.Errorf("published to node %q: %w", node, store.ErrInUse)
+	if len(o.pubs) > 0 { // the same one each time
+		return fmt.Errorf("published to node %q: %w", slices.Min(slices.Collect(maps.Keys(o.pubs))), store.ErrInUse)
 	}
 	if o.opened > 0 {
 		return fmt.Errorf("open %d times: %w", o.opened, store.ErrInUse)

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -36,8 +37,8 @@ func (s *Store) Publish(ctx context.Context, id store.ID, node string, access st
 	if p, ok := o.pubs[node]; ok && p.Access == access {
 		return p, nil
 	}
-	for _, p := range o.pubs {
-		if p.Node == node || !p.Access.Beside(access) {
+	for _, n := range slices.Sorted(maps.Keys(o.pubs)) {
+		if p := o.pubs[n]; p.Node == node || !p.Access.Beside(access) {
 			return none, fmt.Errorf("publish %q to %q: published to %q: %w", o.describe().Ref(), node, p.Node, store.ErrInUse)
 		}
 	}
