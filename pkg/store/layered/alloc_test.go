@@ -235,3 +235,26 @@ func TestAllocationUnitCrashAtEveryChange(t *testing.T) {
 	storetest.CrashLoop(t, tuned, storetest.LoopOptions{Programs: 1, Stride: stride})
 	storetest.FaultLoop(t, tuned, storetest.LoopOptions{Programs: 1, Stride: stride})
 }
+
+// Layers may go at any moment of their trim.
+func TestSlackOfLayersThatGo(t *testing.T) {
+	l := newLab(t, inUnits)
+	rounds := 300
+	if testing.Short() {
+		rounds = 60
+	}
+	for n := range rounds {
+		i := l.create("image", mib)
+		l.write(i.ID, 0, 4*kib, uint64(n))
+		s := l.snap(i.ID, "s")
+		l.must(l.st.Remove(l.ctx, i.ID))
+		l.must(l.st.Remove(l.ctx, s.ID))
+	}
+	l.idle()
+	jobs, err := l.st.Jobs(l.ctx)
+	l.must(err)
+	for _, j := range jobs {
+		t.Errorf("left: %+v", j)
+	}
+	l.clean()
+}
