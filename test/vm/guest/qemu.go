@@ -47,7 +47,7 @@ func qemuCommand(ctx context.Context, dir string, m Machine, c Command) ([]strin
 		"-machine", "q35,hpet=off", "-accel", accel, "-cpu", cpu,
 		"-smp", strconv.Itoa(m.CPUs), "-m", strconv.Itoa(m.MemoryMiB),
 		"-kernel", k.image, "-initrd", initramfs,
-		"-append", "console=ttyS0 quiet panic=-1 random.trust_cpu=on mitigations=off " + wire.Parameter + "/job",
+		"-append", "console=ttyS0 quiet panic=-1 log_buf_len=4M random.trust_cpu=on mitigations=off " + wire.Parameter + "/job",
 		"-serial", "stdio", "-monitor", "none",
 		"-fsdev", "local,id=host,path=/,security_model=passthrough,readonly=on,multidevs=remap",
 		"-device", "virtio-9p-pci,fsdev=host,mount_tag=" + wire.Share,

@@ -39,7 +39,7 @@ func umlCommand(ctx context.Context, dir string, m Machine, c Command) ([]string
 		fmt.Sprintf("mem=%dM", m.MemoryMiB),
 		"root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "init=" + file,
 		"con=null", "con0=null,fd:1", "ssl=null", "ssl0=null,fd:3",
-		"uml_dir=" + dir, "umid=guest", "quiet", "panic=-1",
+		"uml_dir=" + dir, "umid=guest", "quiet", "panic=-1", "log_buf_len=4M",
 		wire.Parameter + filepath.Join(dir, "job"),
 	}
 	if disk != "" {

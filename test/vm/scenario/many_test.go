@@ -18,17 +18,10 @@ func TestTwoHundredVolumes(t *testing.T) {
 	storeIdle, nodeIdle := s.memory(), n.memory()
 	begin := time.Now()
 	volumes, writers := make([]*volume, count), make([]*steady, count)
-	var wait sync.WaitGroup
-	turn := make(chan struct{}, 4)
-	for i := range count {
-		wait.Go(func() {
-			turn <- struct{}{}
-			defer func() { <-turn }()
-			volumes[i] = c.create(fmt.Sprintf("many-%03d", i), 16*mib, rawVolume(), nil, nil)
-			c.up(volumes[i], "n1")
-		})
-	}
-	wait.Wait()
+	inTurns(count, func(i int) {
+		volumes[i] = c.create(fmt.Sprintf("many-%03d", i), 16*mib, rawVolume(), nil, nil)
+		c.up(volumes[i], "n1")
+	})
 	if t.Failed() {
 		return
 	}
@@ -38,25 +31,45 @@ func TestTwoHundredVolumes(t *testing.T) {
 		writers[i] = startPaced(t, c.target(v, "n1"), mib, 500*time.Millisecond, r)
 	}
 	for _, w := range writers {
-		w.advance(t, 2, time.Minute)
+		w.reach(t, 2, time.Minute)
 	}
 	s.kill()
-	killed := time.Now()
+	had := make([]int64, count)
+	for i, w := range writers {
+		had[i] = w.writes.Load()
+	}
+	killed, all, own := time.Now(), busy(t), n.cpu()
 	s.start()
 	s.serving()
 	up := time.Now()
-	for _, w := range writers {
-		w.advance(t, 2, 2*time.Minute)
+	for i, w := range writers {
+		w.reach(t, had[i]+2, 2*time.Minute)
 	}
 	t.Logf("all %d go on %v after the kill, %v after the store listens; memory: store %d MiB, node %d MiB",
 		count, time.Since(killed).Round(time.Millisecond), time.Since(up).Round(time.Millisecond), s.memory()>>20, n.memory()>>20)
+	t.Logf("processor time from the kill on: %v in the store, %v in the node, %v in the whole guest", s.cpu(), n.cpu()-own, busy(t)-all)
 	for _, w := range writers {
 		w.verify(t)
 	}
-	for _, v := range volumes {
-		c.down(v, "n1")
-		c.remove(v)
-	}
+	inTurns(count, func(i int) {
+		c.down(volumes[i], "n1")
+		c.remove(volumes[i])
+	})
 	c.log.clean(t)
 	c.ended()
+}
+
+// inTurns calls fn for each index, four at a time as sidecars and a kubelet do, and
+// waits for the last.
+func inTurns(count int, fn func(i int)) {
+	var wait sync.WaitGroup
+	turn := make(chan struct{}, 4)
+	for i := range count {
+		wait.Go(func() {
+			turn <- struct{}{}
+			defer func() { <-turn }()
+			fn(i)
+		})
+	}
+	wait.Wait()
 }

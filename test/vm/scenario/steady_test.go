@@ -127,11 +127,16 @@ func (s *steady) largestGap() time.Duration {
 // advance waits until the writer has got n answers from now on.
 func (s *steady) advance(t *testing.T, n int64, bound time.Duration) {
 	t.Helper()
-	from := s.writes.Load()
+	s.reach(t, s.writes.Load()+n, bound)
+}
+
+// reach waits until the writer has got so many answers in all.
+func (s *steady) reach(t *testing.T, count int64, bound time.Duration) {
+	t.Helper()
 	tick, late := time.NewTicker(time.Millisecond), time.NewTimer(bound)
 	defer tick.Stop()
 	defer late.Stop()
-	for s.writes.Load() < from+n {
+	for s.writes.Load() < count {
 		if err := s.failed(); err != nil {
 			t.Fatalf("steady writer: %v", err)
 		}
