@@ -2,13 +2,9 @@ package driver
 
 import (
 	"context"
-	"errors"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
-	"github.com/strata-csi/strata/pkg/attach"
 	"github.com/strata-csi/strata/pkg/stage"
 )
 
@@ -30,31 +26,11 @@ type Node struct {
 // NewNode makes the service, over use-cases that the caller closes.
 func NewNode(cfg NodeConfig, s *stage.Service) *Node { return &Node{cfg: cfg, stage: s} }
 
-// nodeCodes are the errors that only a node knows.
-var nodeCodes = []struct {
-	is   error
-	code codes.Code
-}{
-	{stage.ErrState, codes.FailedPrecondition},
-	{attach.ErrUnsupported, codes.FailedPrecondition},
-	{attach.ErrFull, codes.ResourceExhausted},
-}
-
-// nodeStatus is toStatus with nodeCodes before the common table.
-func nodeStatus(op string, err error) error {
-	for _, row := range nodeCodes {
-		if err != nil && errors.Is(err, row.is) {
-			return status.Errorf(row.code, "%s: %v", op, err)
-		}
-	}
-	return toStatus(op, err)
-}
-
 // NodeGetInfo implements csi.NodeServer.
 func (n *Node) NodeGetInfo(ctx context.Context, _ *csi.NodeGetInfoRequest) (*csi.NodeGetInfoResponse, error) {
 	most, err := n.stage.MaxVolumes(ctx)
 	if err != nil {
-		return nil, nodeStatus("get node info", err)
+		return nil, toStatus("get node info", err)
 	}
 	r := &csi.NodeGetInfoResponse{NodeId: n.cfg.ID, MaxVolumesPerNode: most}
 	if n.cfg.Topology != nil {

@@ -36,10 +36,10 @@ func nodePath(field, path string) (string, error) {
 func (n *Node) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolumeRequest) (*csi.NodeStageVolumeResponse, error) {
 	req, err := nodeStageRequest(r)
 	if err != nil {
-		return nil, nodeStatus("stage", err)
+		return nil, toStatus("stage", err)
 	}
 	if err := n.stage.Stage(ctx, req); err != nil {
-		return nil, nodeStatus("node", err)
+		return nil, toStatus("node", err)
 	}
 	return &csi.NodeStageVolumeResponse{}, nil
 }
@@ -80,7 +80,7 @@ func (n *Node) NodeUnstageVolume(ctx context.Context, r *csi.NodeUnstageVolumeRe
 		err = n.stage.Unstage(ctx, r.GetVolumeId(), path)
 	}
 	if err != nil {
-		return nil, nodeStatus("node", err)
+		return nil, toStatus("node", err)
 	}
 	return &csi.NodeUnstageVolumeResponse{}, nil
 }
@@ -92,7 +92,7 @@ func (n *Node) NodePublishVolume(ctx context.Context, r *csi.NodePublishVolumeRe
 		err = n.stage.Publish(ctx, req)
 	}
 	if err != nil {
-		return nil, nodeStatus("node", err)
+		return nil, toStatus("node", err)
 	}
 	return &csi.NodePublishVolumeResponse{}, nil
 }
@@ -133,7 +133,7 @@ func (n *Node) NodeUnpublishVolume(ctx context.Context, r *csi.NodeUnpublishVolu
 		err = n.stage.Unpublish(ctx, r.GetVolumeId(), target)
 	}
 	if err != nil {
-		return nil, nodeStatus("node", err)
+		return nil, toStatus("node", err)
 	}
 	return &csi.NodeUnpublishVolumeResponse{}, nil
 }
@@ -141,11 +141,11 @@ func (n *Node) NodeUnpublishVolume(ctx context.Context, r *csi.NodeUnpublishVolu
 // NodeGetVolumeStats implements csi.NodeServer.
 func (n *Node) NodeGetVolumeStats(ctx context.Context, r *csi.NodeGetVolumeStatsRequest) (*csi.NodeGetVolumeStatsResponse, error) {
 	if err := nodeNeeds("volume_id", r.GetVolumeId(), "volume_path", r.GetVolumePath()); err != nil {
-		return nil, nodeStatus("get volume stats", err)
+		return nil, toStatus("get volume stats", err)
 	}
 	s, err := n.stage.Stats(ctx, r.GetVolumeId(), r.GetVolumePath())
 	if err != nil {
-		return nil, nodeStatus("node", err)
+		return nil, toStatus("node", err)
 	}
 	usage := []*csi.VolumeUsage{{Unit: csi.VolumeUsage_BYTES, Total: s.Total, Used: s.Used, Available: s.Available}}
 	if !s.Block {
@@ -157,15 +157,15 @@ func (n *Node) NodeGetVolumeStats(ctx context.Context, r *csi.NodeGetVolumeStats
 // NodeExpandVolume implements csi.NodeServer.
 func (n *Node) NodeExpandVolume(ctx context.Context, r *csi.NodeExpandVolumeRequest) (*csi.NodeExpandVolumeResponse, error) {
 	if err := nodeNeeds("volume_id", r.GetVolumeId(), "volume_path", r.GetVolumePath()); err != nil {
-		return nil, nodeStatus("expand volume", err)
+		return nil, toStatus("expand volume", err)
 	}
 	need, limit := r.GetCapacityRange().GetRequiredBytes(), r.GetCapacityRange().GetLimitBytes()
 	if need < 0 || limit < 0 || limit > 0 && need > limit {
-		return nil, nodeStatus("expand volume", invalid("capacity_range %d to %d", need, limit))
+		return nil, toStatus("expand volume", invalid("capacity_range %d to %d", need, limit))
 	}
 	size, err := n.stage.Expand(ctx, r.GetVolumeId(), r.GetVolumePath(), need)
 	if err != nil {
-		return nil, nodeStatus("node", err)
+		return nil, toStatus("node", err)
 	}
 	return &csi.NodeExpandVolumeResponse{CapacityBytes: size}, nil
 }
@@ -173,11 +173,11 @@ func (n *Node) NodeExpandVolume(ctx context.Context, r *csi.NodeExpandVolumeRequ
 // NodeGetVolumeHealth implements csi.NodeServer. It asks nothing that could hang.
 func (n *Node) NodeGetVolumeHealth(_ context.Context, r *csi.NodeGetVolumeHealthRequest) (*csi.NodeGetVolumeHealthResponse, error) {
 	if err := nodeNeeds("volume_id", r.GetVolumeId()); err != nil {
-		return nil, nodeStatus("get volume health", err)
+		return nil, toStatus("get volume health", err)
 	}
 	h, err := n.stage.Health(r.GetVolumeId())
 	if err != nil {
-		return nil, nodeStatus("node", err)
+		return nil, toStatus("node", err)
 	}
 	out := &csi.VolumeHealth{VolumeId: r.GetVolumeId()}
 	add := func(kind csi.VolumeHealthErrorType, reason, message string) {

@@ -8,6 +8,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/strata-csi/strata/pkg/attach"
+	"github.com/strata-csi/strata/pkg/stage"
 	"github.com/strata-csi/strata/pkg/store"
 	"github.com/strata-csi/strata/pkg/volume"
 )
@@ -22,6 +24,9 @@ var codeOf = []struct {
 	is   error
 	code codes.Code
 }{
+	{stage.ErrState, codes.FailedPrecondition},
+	{attach.ErrUnsupported, codes.FailedPrecondition},
+	{attach.ErrFull, codes.ResourceExhausted},
 	{context.Canceled, codes.Canceled},
 	{context.DeadlineExceeded, codes.DeadlineExceeded},
 	{store.ErrUnavailable, codes.Unavailable},

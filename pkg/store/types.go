@@ -280,7 +280,8 @@ type Status struct {
 	// Copied is bytes that background work copied since the store was opened.
 	Copied int64 `json:"copied"`
 	Jobs   []Job `json:"jobs"`
-	// Faulty names objects that are refused, with reasons.
+	// Faulty names objects that are refused, and those in which a scrub has found
+	// damage, with reasons.
 	Faulty []Problem `json:"faulty,omitempty"`
 	// Warnings are for the operator (missing privileges, low space).
 	Warnings []string `json:"warnings,omitempty"`
