@@ -1,20 +1,35 @@
 #!/usr/bin/env bash
 # Runs in guest kernels what needs kernel NBD: the tests with build tag kernelnbd of
-# every package, found by that tag, in user-mode-linux; those of the packages below on
-# two CPUs too; then the scenarios with the real processes. With arguments: only those
-# packages. STRATA_VM_KINDS (uml, qemu, "uml qemu") limits the kinds of guests.
+# every package, found by that tag, in user-mode-linux; those of some on two CPUs too;
+# and the scenarios with the real processes on two CPUs. With arguments: only those
+# packages. STRATA_VM_KINDS (uml, qemu, "uml qemu") sets the kinds of guests for all,
+# STRATA_VM_RUN a pattern of tests.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# Packages whose tests must also hold on an SMP kernel.
-smp=(pkg/attach pkg/stage test/vm/scenario)
+# Packages whose tests must hold on an SMP kernel: too, or only there.
+smp=(pkg/attach pkg/stage)
+smp_only=(test/vm/scenario)
 # Scenarios that must be seen on an SMP kernel. They run there alone: user-mode-linux
 # would show nothing more.
 on_two='^(TestStoreIsKilled|TestControllerAndNodeAreKilled|TestStoreHostIsCutOffAndMoves|TestForceDetach|TestTwoHundredVolumes)$'
 # What a package's tests may take in a guest; emulation is slow.
-declare -A limit=([uml]=15m [qemu]=25m)
+declare -A limit=([uml]=15m [qemu]=30m)
+declare -A memory=([uml]=1024 [qemu]=1536)
 
-read -ra kinds <<<"${STRATA_VM_KINDS:-uml qemu}"
+# kinds prints the kinds of guests for a package.
+kinds() {
+  if [[ -n ${STRATA_VM_KINDS:-} ]]; then
+    echo "$STRATA_VM_KINDS"
+  elif [[ " ${smp_only[*]} " == *" $1 "* ]]; then
+    echo qemu
+  elif [[ " ${smp[*]} " == *" $1 "* ]]; then
+    echo uml qemu
+  else
+    echo uml
+  fi
+}
+
 packages=("$@")
 if ((${#packages[@]} == 0)); then
   mapfile -t packages < <(grep -rl --include='*_test.go' '^//go:build.*\bkernelnbd\b' cmd pkg test |
@@ -42,8 +57,7 @@ for package in "${packages[@]}"; do
     failed+=("$package: does not compile")
     continue
   fi
-  for kind in "${kinds[@]}"; do
-    [[ $kind == uml || " ${smp[*]} " == *" $package "* ]] || continue
+  for kind in $(kinds "$package"); do
     which=()
     if [[ -n ${STRATA_VM_RUN:-} ]]; then
       which=(-test.run "$STRATA_VM_RUN")
@@ -54,7 +68,7 @@ for package in "${packages[@]}"; do
     fi
     echo
     echo "==> vm: $package in $kind"
-    "$bin/guest" -kind "$kind" -timeout "${limit[$kind]}" -disk 4096 -disk-fs xfs -dir "$PWD/$package" \
+    "$bin/guest" -kind "$kind" -timeout "${limit[$kind]}" -memory "${memory[$kind]}" -disk 4096 -disk-fs xfs -dir "$PWD/$package" \
       -env "STRATA_BIN=${STRATA_BIN:-$PWD/bin/strata},STRATA_BIN_FAILPOINTS=$bin/strata-failpoints,STRATA_SEED=${STRATA_SEED:-}" \
       -- "$test" -test.v ${which[@]+"${which[@]}"} -test.timeout "${limit[$kind]}" </dev/null || failed+=("$package in $kind")
   done
@@ -65,4 +79,4 @@ if ((${#failed[@]} > 0)); then
   printf 'vm: failed: %s\n' "${failed[@]}"
   exit 1
 fi
-echo "vm: all passed: ${packages[*]} (kinds: ${kinds[*]}; two CPUs: ${smp[*]})"
+echo "vm: all passed: ${packages[*]} (on two CPUs: ${smp[*]} ${smp_only[*]})"

@@ -45,10 +45,11 @@ func (e limitedExport) Admit(bytes int64) error {
 	return nil
 }
 
-func newLimitedRig(t *testing.T) (*rig, *limitedBackend) {
+// newLimitedRig serves with admit, which may be nil, as the answer to each request.
+func newLimitedRig(t *testing.T, admit func(bytes int64) error) (*rig, *limitedBackend) {
 	t.Helper()
 	r := &rig{t: t, d: newDisk(8 << 20), path: filepath.Join(t.TempDir(), "nbd.sock")}
-	b := &limitedBackend{backend: &backend{disks: map[string]*disk{"disk": r.d}}}
+	b := &limitedBackend{backend: &backend{disks: map[string]*disk{"disk": r.d}}, admit: admit}
 	r.srv = NewServer(b, Config{})
 	l, err := net.Listen("unix", r.path)
 	if err != nil {
@@ -60,7 +61,7 @@ func newLimitedRig(t *testing.T) (*rig, *limitedBackend) {
 
 // Each request is asked for once, also one that is served in pieces; a flush never.
 func TestLimitedIsAskedOnce(t *testing.T) {
-	r, b := newLimitedRig(t)
+	r, b := newLimitedRig(t, nil)
 	c := r.dial()
 	big := make([]byte, 1<<20)
 	steps := []struct {
@@ -93,9 +94,8 @@ func TestLimitedIsAskedOnce(t *testing.T) {
 
 // A refusal is the answer, and nothing reaches the export.
 func TestLimitedRefuses(t *testing.T) {
-	r, b := newLimitedRig(t)
+	r, _ := newLimitedRig(t, func(int64) error { return fmt.Errorf("no: %w", ESHUTDOWN) })
 	c := r.dial()
-	b.admit = func(int64) error { return fmt.Errorf("no: %w", ESHUTDOWN) }
 	big := make([]byte, 1<<20)
 	for _, n := range []int{512, 1 << 20} {
 		if _, err := c.WriteAt(big[:n], 0); !errors.Is(err, ESHUTDOWN) {
