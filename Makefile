@@ -79,7 +79,7 @@ interop: setup build ## nbdinfo, nbdcopy, qemu-img, qemu-io, fio, libnbd and nbd
 	STRATA_BIN=$(CURDIR)/$(BIN) $(GO) test -v -count=1 -timeout 20m ./test/interop/...
 
 .PHONY: vm
-vm: setup build ## Kernel NBD in guest kernels: package tests, then scenarios with the real processes.
+vm: setup ## Kernel NBD in guest kernels: package tests, then scenarios with the real processes.
 	hack/vm.sh
 
 .PHONY: bench

@@ -1,32 +1,39 @@
 #!/usr/bin/env bash
 # Runs in guest kernels what needs kernel NBD: the tests with build tag kernelnbd of
-# every package, found by that tag, in user-mode-linux; those of some on two CPUs too;
-# and the scenarios with the real processes on two CPUs. With arguments: only those
-# packages. STRATA_VM_KINDS (uml, qemu, "uml qemu") sets the kinds of guests for all,
-# STRATA_VM_RUN a pattern of tests.
+# every package, found by that tag, in user-mode-linux, those of some on two CPUs (QEMU)
+# too; and the scenarios with the real processes, each in one of the two. With
+# arguments: only those packages. STRATA_VM_KINDS (uml, qemu, "uml qemu") sets the kinds
+# of guests, STRATA_VM_RUN a pattern of tests.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# Packages whose tests must hold on an SMP kernel: too, or only there.
+# Packages whose tests must hold on an SMP kernel too.
 smp=(pkg/attach pkg/stage)
-smp_only=(test/vm/scenario)
-# Scenarios that must be seen on an SMP kernel. They run there alone: user-mode-linux
-# would show nothing more.
+# Scenarios that must be seen on an SMP kernel; user-mode-linux would show nothing more.
 on_two='^(TestStoreIsKilled|TestControllerAndNodeAreKilled|TestStoreHostIsCutOffAndMoves|TestForceDetach|TestTwoHundredVolumes)$'
-# What a package's tests may take in a guest; emulation is slow.
-declare -A limit=([uml]=15m [qemu]=30m)
+# What a package's tests may take in a guest, and its memory in MiB.
+declare -A limit=([uml]=20m [qemu]=30m)
 declare -A memory=([uml]=1024 [qemu]=1536)
 
-# kinds prints the kinds of guests for a package.
-kinds() {
+# kinds_for prints the kinds of guests for a package.
+kinds_for() {
   if [[ -n ${STRATA_VM_KINDS:-} ]]; then
     echo "$STRATA_VM_KINDS"
-  elif [[ " ${smp_only[*]} " == *" $1 "* ]]; then
-    echo qemu
-  elif [[ " ${smp[*]} " == *" $1 "* ]]; then
+  elif [[ $1 == test/vm/scenario || " ${smp[*]} " == *" $1 "* ]]; then
     echo uml qemu
   else
     echo uml
+  fi
+}
+
+# choice prints the flag that chooses tests of a package in a kind of guest.
+choice() {
+  if [[ -n ${STRATA_VM_RUN:-} ]]; then
+    echo "-test.run=$STRATA_VM_RUN"
+  elif [[ $1 == test/vm/scenario && -z ${STRATA_VM_KINDS:-} ]]; then
+    if [[ $2 == qemu ]]; then echo "-test.run=$on_two"; else echo "-test.skip=$on_two"; fi
+  else
+    echo "-test.run=."
   fi
 }
 
@@ -43,6 +50,7 @@ fi
 bin=$(mktemp -d "${TMPDIR:-/tmp}/strata-vm.XXXXXX")
 trap 'rm -rf "$bin"' EXIT
 go build -trimpath -o "$bin/guest" ./test/vm/cmd/guest
+CGO_ENABLED=0 go build -trimpath -o "$bin/strata" ./cmd/strata
 CGO_ENABLED=0 go build -trimpath -tags failpoints -o "$bin/strata-failpoints" ./cmd/strata
 
 # Tests of the guests themselves, which run on the host.
@@ -57,20 +65,14 @@ for package in "${packages[@]}"; do
     failed+=("$package: does not compile")
     continue
   fi
-  for kind in $(kinds "$package"); do
-    which=()
-    if [[ -n ${STRATA_VM_RUN:-} ]]; then
-      which=(-test.run "$STRATA_VM_RUN")
-    elif [[ $package == test/vm/scenario && $kind == qemu ]]; then
-      which=(-test.run "$on_two")
-    elif [[ $package == test/vm/scenario && " ${kinds[*]} " == *" qemu "* ]]; then
-      which=(-test.skip "$on_two")
-    fi
+  for kind in $(kinds_for "$package"); do
     echo
     echo "==> vm: $package in $kind"
-    "$bin/guest" -kind "$kind" -timeout "${limit[$kind]}" -memory "${memory[$kind]}" -disk 4096 -disk-fs xfs -dir "$PWD/$package" \
-      -env "STRATA_BIN=${STRATA_BIN:-$PWD/bin/strata},STRATA_BIN_FAILPOINTS=$bin/strata-failpoints,STRATA_SEED=${STRATA_SEED:-}" \
-      -- "$test" -test.v ${which[@]+"${which[@]}"} -test.timeout "${limit[$kind]}" </dev/null || failed+=("$package in $kind")
+    "$bin/guest" -kind "$kind" -timeout "${limit[$kind]}" -memory "${memory[$kind]}" \
+      -disk 4096 -disk-fs xfs -dir "$PWD/$package" \
+      -env "STRATA_BIN=$bin/strata,STRATA_BIN_FAILPOINTS=$bin/strata-failpoints,STRATA_SEED=${STRATA_SEED:-}" \
+      -- "$test" -test.v "$(choice "$package" "$kind")" -test.timeout "${limit[$kind]}" \
+      </dev/null || failed+=("$package in $kind")
   done
 done
 
@@ -79,4 +81,4 @@ if ((${#failed[@]} > 0)); then
   printf 'vm: failed: %s\n' "${failed[@]}"
   exit 1
 fi
-echo "vm: all passed: ${packages[*]} (on two CPUs: ${smp[*]} ${smp_only[*]})"
+echo "vm: all passed: ${packages[*]}"
