@@ -9,6 +9,8 @@ cd "$(dirname "$0")/.."
 
 # Packages whose tests must hold on an SMP kernel too.
 smp=(pkg/attach pkg/stage)
+# Tests without the tag that need rights which root has in a guest.
+declare -A also=([pkg/app]='TestIOFlusher.*')
 # Scenarios that must be seen on an SMP kernel; user-mode-linux would show nothing more.
 on_two='^(TestStoreIsKilled|TestControllerAndNodeAreKilled|TestStoreHostIsCutOffAndMoves|TestForceDetach|TestTwoHundredVolumes)$'
 # What a package's tests may take in a guest, and its memory in MiB.
@@ -33,7 +35,11 @@ choice() {
   elif [[ $1 == test/vm/scenario && -z ${STRATA_VM_KINDS:-} ]]; then
     if [[ $2 == qemu ]]; then echo "-test.run=$on_two"; else echo "-test.skip=$on_two"; fi
   else
-    echo "-test.run=."
+    # What needs no guest is run on the host by other tiers.
+    local names
+    names=$(grep -l '^//go:build.*\bkernelnbd\b' "$1"/*_test.go |
+      xargs sed -n 's/^func \(Test[A-Za-z0-9_]*\)(t \*testing\.T).*/\1/p' | paste -sd'|')
+    echo "-test.run=^($names${also[$1]+|${also[$1]}})\$"
   fi
 }
 

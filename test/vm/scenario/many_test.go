@@ -20,13 +20,14 @@ func TestTwoHundredVolumes(t *testing.T) {
 	volumes, writers := make([]*volume, count), make([]*steady, count)
 	inTurns(count, func(i int) {
 		volumes[i] = c.create(fmt.Sprintf("many-%03d", i), 16*mib, rawVolume(), nil, nil)
-		c.up(volumes[i], "n1")
 	})
+	made := time.Now()
+	inTurns(count, func(i int) { c.up(volumes[i], "n1") })
 	if t.Failed() {
 		return
 	}
-	t.Logf("%d volumes made, attached and published in %v; memory: store %d KiB each, node %d KiB each",
-		count, time.Since(begin).Round(time.Millisecond), (s.memory()-storeIdle)/count>>10, (n.memory()-nodeIdle)/count>>10)
+	t.Logf("%d volumes made in %v, attached and published in %v; memory: store %d KiB each, node %d KiB each",
+		count, made.Sub(begin).Round(time.Millisecond), time.Since(made).Round(time.Millisecond), (s.memory()-storeIdle)/count>>10, (n.memory()-nodeIdle)/count>>10)
 	for i, v := range volumes {
 		writers[i] = startPaced(t, c.target(v, "n1"), mib, 500*time.Millisecond, r)
 	}
@@ -51,10 +52,15 @@ func TestTwoHundredVolumes(t *testing.T) {
 	for _, w := range writers {
 		w.verify(t)
 	}
+	begin = time.Now()
+	inTurns(count, func(i int) { c.leave(volumes[i], "n1") })
+	left := time.Now()
 	inTurns(count, func(i int) {
-		c.down(volumes[i], "n1")
+		c.detach(volumes[i], "n1")
 		c.remove(volumes[i])
 	})
+	t.Logf("taken from the node in %v, unpublished and deleted in %v",
+		left.Sub(begin).Round(time.Millisecond), time.Since(left).Round(time.Millisecond))
 	c.log.clean(t)
 	c.ended()
 }
