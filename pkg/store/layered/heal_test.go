@@ -17,6 +17,10 @@ func failOne(layer string, k int64) vfs.Injector {
 // A sync that fails once during a flatten costs the flatten a second try, whichever it
 // is and whatever happens to the store meanwhile.
 func TestFlattenOutlivesAFailedSync(t *testing.T) {
+	step := int64(1)
+	if testing.Short() {
+		step = 4
+	}
 	for name, between := range map[string]func(l *lab){
 		"nothing":     func(*lab) {},
 		"restart":     func(l *lab) { l.restart() },
@@ -25,7 +29,7 @@ func TestFlattenOutlivesAFailedSync(t *testing.T) {
 		"new program": func(l *lab) { l.idle() },
 	} {
 		t.Run(name, func(t *testing.T) {
-			for k := int64(0); k < 12; k++ {
+			for k := int64(0); k < 12; k += step {
 				if !flattenOverFailedSync(t, k, between) {
 					if k < 3 {
 						t.Errorf("a flatten has %d syncs", k)
@@ -87,7 +91,7 @@ func flattenOverFailedSync(t *testing.T, k int64, between func(l *lab)) bool {
 func TestMergeOutlivesAFailedSync(t *testing.T) {
 	for name, size := range map[string][2]int64{"fill": {mib, 3 * mib}, "push": {3 * mib, mib}} {
 		t.Run(name, func(t *testing.T) {
-			for k := int64(0); k < 12; k++ {
+			for k := int64(0); k < 12; k += step {
 				if !mergeOverFailedSync(t, k, size[0], size[1]) {
 					if k < 2 {
 						t.Errorf("a merge has %d syncs", k)
