@@ -22,6 +22,8 @@
 //
 // # Tier
 //
-// `make vm` runs every package's tests of that kind in user-mode-linux, some of them
-// on two CPUs in QEMU as well, and then the scenarios.
+// `make vm` (hack/vm.sh) runs every package's tests of that kind in user-mode-linux and
+// those of some on two CPUs in QEMU too, then the scenarios with the real processes:
+// what must be seen on two CPUs in QEMU, the others in user-mode-linux. `hack/vm.sh
+// pkg/attach` runs one package's; STRATA_VM_KINDS and STRATA_VM_RUN narrow it down.
 package vm

@@ -4,6 +4,7 @@ package scenario
 
 import (
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -25,7 +26,7 @@ func openKernelLog(t *testing.T) *kernelLog {
 		t.Fatalf("open the kernel's log: %v", err)
 	}
 	t.Cleanup(func() { unix.Close(fd) })
-	if _, err := unix.Seek(fd, 0, os.SEEK_END); err != nil {
+	if _, err := unix.Seek(fd, 0, io.SeekEnd); err != nil {
 		t.Fatalf("go to the end of the kernel's log: %v", err)
 	}
 	return &kernelLog{fd: fd}

@@ -189,21 +189,24 @@ func withToken(p store.Publication, token string) store.Publication {
 	return p
 }
 
+// publication publishes a volume to n1 and says what that node is told.
+func (r *remote) publication(v *volume) store.Publication {
+	r.cluster.t.Helper()
+	r.attach(v, "n1")
+	c := v.published["n1"]
+	epoch, err := strconv.ParseUint(c["epoch"], 10, 64)
+	if err != nil {
+		r.cluster.t.Fatal(err)
+	}
+	return store.Publication{Target: store.ID(c["image"]), Epoch: epoch, Token: c["token"]}
+}
+
 // What comes with the wrong papers is refused, and costs the store nothing that stays.
 func TestTLSRefuses(t *testing.T) {
 	r := newRemote(t)
 	own, foreign := r.create("mine", 64*mib, rawVolume(), nil, nil), r.create("others", 64*mib, rawVolume(), nil, nil)
 	r.snapshot(own, "snap")
-	publication := func(v *volume) store.Publication {
-		r.attach(v, "n1")
-		c := v.published["n1"]
-		epoch, err := strconv.ParseUint(c["epoch"], 10, 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return store.Publication{Target: store.ID(c["image"]), Epoch: epoch, Token: c["token"]}
-	}
-	mine, others := publication(own), publication(foreign)
+	mine, others := r.publication(own), r.publication(foreign)
 	dial := func(change func(d *nbd.KernelDial)) error {
 		d := nbd.KernelDial{
 			Target: nbd.Target{Network: "tcp", Address: r.host.addr + ":" + nbdPort},
