@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/strata-csi/strata/pkg/store"
 	"github.com/strata-csi/strata/pkg/store/layered/layer"
@@ -120,9 +121,13 @@ func (v *view) describeChunk(chunk int64, blocks *[layer.ChunkBlocks]store.Exten
 type change struct {
 	view *view
 	// In this range the older state was cut off by a shrink: it reads zero in the
-	// younger one unless a layer above says otherwise.
-	goneFrom, goneTo int64
+	// younger one unless a layer above says otherwise. It is found anew with the layers,
+	// while others read it.
+	gone atomic.Pointer[gap]
 }
+
+// gap is a range of bytes.
+type gap struct{ from, to int64 }
 
 func (st *Store) changeSince(from, to store.ID) (*change, error) {
 	c := &change{}
@@ -161,7 +166,7 @@ func (c *change) walk(tx *meta.Tx, st *Store, from, to store.ID) ([]chainRow, er
 			continue
 		}
 		base, err := tx.Layer(row.id)
-		c.goneFrom, c.goneTo = row.limit, max(row.limit, min(base.Size, info.Size))
+		c.gone.Store(&gap{row.limit, max(row.limit, min(base.Size, info.Size))})
 		return rows[:i], err
 	}
 	return nil, fmt.Errorf("snapshot %q is not in the history of %s: %w", s.Name, info.Ref(), store.ErrInvalid)
@@ -175,10 +180,10 @@ func (c *change) mark(chunk int64, blocks *[layer.ChunkBlocks]store.Extent) erro
 	if err := c.view.describeChunk(chunk, &changed); err != nil {
 		return err
 	}
-	first := chunk * chunkBytes
+	first, gone := chunk*chunkBytes, c.gone.Load()
 	for i := range blocks {
 		off := first + int64(i)*blockSize
-		blocks[i].Changed = changed[i].Depth > 0 || off >= c.goneFrom && off < c.goneTo
+		blocks[i].Changed = changed[i].Depth > 0 || off >= gone.from && off < gone.to
 	}
 	return nil
 }
