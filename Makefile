@@ -82,6 +82,10 @@ interop: setup build ## nbdinfo, nbdcopy, qemu-img, qemu-io, fio, libnbd and nbd
 vm: setup ## Kernel NBD in guest kernels: package tests, then scenarios with the real processes.
 	hack/vm.sh
 
+.PHONY: vm-long
+vm-long: setup ## Scenarios of many minutes: kills at every step, a host cut off, two hundred volumes.
+	STRATA_VM_LONG=1 hack/vm.sh test/vm/scenario
+
 .PHONY: bench
 bench: setup build ## strata beside nbdkit, qemu-nbd and cp in one run: rates, CPU a request, ratios.
 	$(GO) run ./test/bench -strata $(BIN)

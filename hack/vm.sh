@@ -3,7 +3,7 @@
 # every package, found by that tag, in user-mode-linux, those of some on two CPUs (QEMU)
 # too; and the scenarios with the real processes, each in one of the two. With
 # arguments: only those packages. STRATA_VM_KINDS (uml, qemu, "uml qemu") sets the kinds
-# of guests, STRATA_VM_RUN a pattern of tests.
+# of guests, STRATA_VM_RUN a pattern of tests, STRATA_VM_LONG the long scenarios.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,7 +12,11 @@ smp=(pkg/attach pkg/stage)
 # Tests without the tag that need rights which root has in a guest.
 declare -A also=([pkg/app]='TestIOFlusher.*')
 # Scenarios that must be seen on an SMP kernel; user-mode-linux would show nothing more.
-on_two='^(TestStoreIsKilled|TestControllerAndNodeAreKilled|TestStoreHostIsCutOffAndMoves|TestForceDetach|TestTwoHundredVolumes)$'
+on_two='TestStoreIsKilled|TestControllerAndNodeAreKilled|TestForceDetach'
+# Scenarios that take many minutes each: make vm-long runs these, on two CPUs and, for the
+# last, in user-mode-linux.
+long_on_two='TestStoreHostIsCutOffAndMoves|TestTwoHundredVolumes'
+long_on_one='TestKillAtEveryStep'
 # What a package's tests may take in a guest, and its memory in MiB.
 declare -A limit=([uml]=20m [qemu]=30m)
 declare -A memory=([uml]=1024 [qemu]=1536)
@@ -33,7 +37,12 @@ choice() {
   if [[ -n ${STRATA_VM_RUN:-} ]]; then
     echo "-test.run=$STRATA_VM_RUN"
   elif [[ $1 == test/vm/scenario && -z ${STRATA_VM_KINDS:-} ]]; then
-    if [[ $2 == qemu ]]; then echo "-test.run=$on_two"; else echo "-test.skip=$on_two"; fi
+    case $2-${STRATA_VM_LONG:-} in
+      qemu-) echo "-test.run=^($on_two)\$" ;;
+      qemu-*) echo "-test.run=^($long_on_two)\$" ;;
+      *-) echo "-test.skip=^($on_two|$long_on_two|$long_on_one)\$" ;;
+      *) echo "-test.run=^($long_on_one)\$" ;;
+    esac
   else
     # What needs no guest is run on the host by other tiers.
     local names
@@ -88,3 +97,4 @@ if ((${#failed[@]} > 0)); then
   exit 1
 fi
 echo "vm: all passed: ${packages[*]}"
+[[ -n ${STRATA_VM_LONG:-} ]] || echo "vm: NOT RUN HERE, see make vm-long: $long_on_two|$long_on_one"
