@@ -16,6 +16,8 @@ packages=(
   kmod            # vm: depmod
   libnbd-bin      # nbdinfo, nbdcopy
   nbdkit          # interop: a proxy in front of the store
+  openssl         # vm: a TLS server that is not ours
+  procps          # vm: pgrep
   python3-libnbd  # interop: requests that no honest client sends
   qemu-system-x86 # vm: an SMP kernel
   qemu-utils      # qemu-img, qemu-io
