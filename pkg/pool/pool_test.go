@@ -326,6 +326,17 @@ func TestLookup(t *testing.T) {
 
 // TestViewIsShared: callers that come together are served by one discovery, one that
 // comes later by a later one; a slow store holds nobody up for longer than its time.
+// waits tells when somebody waits for it to end.
+type waits struct {
+	context.Context
+	told chan<- struct{}
+}
+
+func (w waits) Done() <-chan struct{} {
+	w.told <- struct{}{}
+	return w.Context.Done()
+}
+
 func TestViewIsShared(t *testing.T) {
 	n := pooltest.New()
 	n.Add("a:1")
@@ -341,10 +352,14 @@ func TestViewIsShared(t *testing.T) {
 	})
 	done := make(chan error, 8)
 	ctx, cancel := context.WithCancel(t.Context())
+	waiting := make(chan struct{}, 100)
 	for range 7 {
-		go func() { _, err := set.View(t.Context(), ""); done <- err }()
+		go func() { _, err := set.View(waits{t.Context(), waiting}, ""); done <- err }()
 	}
 	<-entered
+	for range 7 {
+		<-waiting
+	}
 	go func() { _, err := set.View(ctx, ""); done <- err }()
 	cancel() // only its own wait ends
 	if err := <-done; !errors.Is(err, context.Canceled) {
