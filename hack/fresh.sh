@@ -18,14 +18,14 @@ set -euo pipefail
 network=(http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY)
 golang=(GOPROXY GOFLAGS GOSUMDB GONOSUMDB GONOPROXY GOPRIVATE GOINSECURE)
 
-# mirror prints where this machine gets Debian from.
+# mirror prints where this machine gets Debian from; nothing leaves it to debootstrap.
 mirror() {
   local found=
   if [[ $(. /etc/os-release && echo "${VERSION_CODENAME:-}") == bookworm ]]; then
     found=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null |
       grep -oE '^(URIs:|deb )[^#]*' | grep -oE 'https?://[^ ]*debian/?( |$)' | head -n1 || true)
   fi
-  echo "${found:-http://deb.debian.org/debian}"
+  echo "$found"
 }
 
 # take_over copies to the root how this machine reaches the network.
