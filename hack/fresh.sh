@@ -47,11 +47,12 @@ take_over() {
 # inside runs in the namespaces; the process that waits for it removes the root.
 inside() {
   local root=$1 repo=$2 command=$3 goroot v
+  local from=${STRATA_FRESH_MIRROR:-$(mirror)}
   trap 'exit 143' TERM INT
   goroot=$(go env GOROOT)
   echo "fresh: debootstrap in $root"
   debootstrap --variant=minbase --include=make,git,ca-certificates bookworm "$root" \
-    "${STRATA_FRESH_MIRROR:-$(mirror)}" >"$root.log" || {
+    ${from:+"$from"} >"$root.log" || {
     tail -n 20 "$root.log" >&2
     exit 1
   }
