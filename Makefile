@@ -22,6 +22,10 @@ export PATH := $(PATH):/usr/sbin:/sbin
 build: ## Build bin/strata: pure Go, static.
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/strata
 
+.PHONY: build-ceph
+build-ceph: ## Build bin/strata with the Ceph backend too: cgo, needs librbd-dev and librados-dev.
+	CGO_ENABLED=1 $(GO) build -trimpath -tags ceph,pacific,ceph_preview -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/strata
+
 .PHONY: image
 image: ## Build the container image strata:VERSION.
 	docker build --build-arg VERSION=$(VERSION) -t strata:$(VERSION) .
@@ -85,6 +89,10 @@ vm: setup ## Kernel NBD in guest kernels: package tests, then scenarios with the
 .PHONY: vm-long
 vm-long: setup ## Scenarios of many minutes: kills at every step, a host cut off, two hundred volumes.
 	STRATA_VM_LONG=1 hack/vm.sh test/vm/scenario
+
+.PHONY: ceph
+ceph: ## The Ceph backend on a real cluster on loopback: installs Debian's packages (as root).
+	hack/ceph.sh
 
 .PHONY: bench
 bench: setup build ## strata beside nbdkit, qemu-nbd and cp in one run: rates, CPU a request, ratios.

@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Runs what needs a real Ceph cluster: installs Debian's packages (as root), builds with
+# cgo and the tags that Debian 12's librbd needs, and runs the tests of pkg/store/rbd and
+# test/ceph, each package with a cluster of its own on loopback. `hack/ceph.sh install`
+# only installs; other arguments go to go test. Exits with 3 when packages are missing
+# that it may not install.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# The tags belong together: go-ceph must be told which librbd it meets.
+tags=ceph,pacific,ceph_preview
+
+# package        what needs it
+packages=(
+  ceph-common    # ceph, rados, rbd
+  ceph-mon       # the monitor
+  ceph-osd       # the OSD
+  gcc            # cgo
+  libc6-dev      # cgo
+  librados-dev   # go-ceph
+  librbd-dev     # go-ceph
+)
+
+install() {
+  local missing=() p status
+  for p in "${packages[@]}"; do
+    status=$(dpkg-query -W -f='${Status}' "$p" 2>/dev/null || true)
+    [[ $status == 'install ok installed' ]] || missing+=("$p")
+  done
+  ((${#missing[@]} > 0)) || return 0
+  local command="apt-get install -y --no-install-recommends ${missing[*]}"
+  if ((EUID != 0)) || ! command -v apt-get >/dev/null; then
+    echo "ceph: missing packages: ${missing[*]}" >&2
+    echo "ceph: as root on Debian, run: $command" >&2
+    exit 3
+  fi
+  echo "ceph: installing ${missing[*]}"
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get update -qq </dev/null
+  $command -qq </dev/null >/dev/null
+}
+
+install
+[[ ${1:-} != install ]] || exit 0
+
+export CGO_ENABLED=1
+bin=$(mktemp -d "${TMPDIR:-/tmp}/strata-ceph.XXXXXX")
+trap 'rm -rf "$bin"' EXIT
+go build -tags "$tags" -o "$bin/strata" ./cmd/strata
+STRATA_CEPH_BIN=$bin/strata go test -tags "$tags" -v -count=1 -timeout 40m "$@" \
+  ./pkg/store/rbd/... ./test/ceph/...
