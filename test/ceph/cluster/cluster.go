@@ -214,6 +214,9 @@ func (c *Cluster) Run(ctx context.Context, program string, args ...string) ([]by
 // Alive is an error, with the end of its log, if a daemon has ended by itself.
 func (c *Cluster) Alive() error { return errors.Join(c.mon.alive(), c.osd.alive()) }
 
+// PID is the process id of a daemon that was started.
+func (c *Cluster) PID(d Daemon) int { return c.pick(d).pid() }
+
 // Log is the end of a daemon's log.
 func (c *Cluster) Log(d Daemon) string { return c.pick(d).tail() }
 

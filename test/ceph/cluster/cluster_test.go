@@ -9,13 +9,14 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/strata-csi/strata/test/ceph/cluster"
 )
 
-func start(t *testing.T, opts cluster.Options) (*cluster.Cluster, context.Context) {
+func start(t *testing.T, opts cluster.Options) (context.Context, *cluster.Cluster) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
@@ -30,11 +31,11 @@ func start(t *testing.T, opts cluster.Options) (*cluster.Cluster, context.Contex
 			t.Error(err)
 		}
 	})
-	return c, ctx
+	return ctx, c
 }
 
 // put imports random data as an image and returns it.
-func put(t *testing.T, ctx context.Context, c *cluster.Cluster, image string) []byte {
+func put(ctx context.Context, t *testing.T, c *cluster.Cluster, image string) []byte {
 	t.Helper()
 	data := make([]byte, 8<<20)
 	_, _ = rand.Read(data)
@@ -48,7 +49,7 @@ func put(t *testing.T, ctx context.Context, c *cluster.Cluster, image string) []
 	return data
 }
 
-func holds(t *testing.T, ctx context.Context, c *cluster.Cluster, image string, want []byte) {
+func holds(ctx context.Context, t *testing.T, c *cluster.Cluster, image string, want []byte) {
 	t.Helper()
 	got, err := c.Rbd(ctx, "export", "--no-progress", image, "-")
 	if err != nil {
@@ -60,17 +61,17 @@ func holds(t *testing.T, ctx context.Context, c *cluster.Cluster, image string, 
 }
 
 func TestDaemonsAreRestarted(t *testing.T) {
-	for store, end := range map[string]func(*cluster.Cluster, context.Context) error{
-		cluster.MemStore: func(c *cluster.Cluster, ctx context.Context) error { return c.Stop(ctx, cluster.OSD) },
-		cluster.BlueStore: func(c *cluster.Cluster, _ context.Context) error {
+	for store, end := range map[string]func(context.Context, *cluster.Cluster) error{
+		cluster.MemStore: func(ctx context.Context, c *cluster.Cluster) error { return c.Stop(ctx, cluster.OSD) },
+		cluster.BlueStore: func(_ context.Context, c *cluster.Cluster) error {
 			return c.Kill(cluster.OSD)
 		},
 	} {
 		t.Run(store, func(t *testing.T) {
-			c, ctx := start(t, cluster.Options{ObjectStore: store})
-			want := put(t, ctx, c, "rbd/a")
+			ctx, c := start(t, cluster.Options{ObjectStore: store})
+			want := put(ctx, t, c, "rbd/a")
 			for _, again := range []func() error{
-				func() error { return end(c, ctx) }, func() error { return c.Begin(cluster.OSD) },
+				func() error { return end(ctx, c) }, func() error { return c.Begin(cluster.OSD) },
 				func() error { return c.Kill(cluster.Mon) }, func() error { return c.Begin(cluster.Mon) },
 				func() error { return c.Ready(ctx) },
 			} {
@@ -78,13 +79,13 @@ func TestDaemonsAreRestarted(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			holds(t, ctx, c, "rbd/a", want)
+			holds(ctx, t, c, "rbd/a", want)
 		})
 	}
 }
 
 func TestUserSeesItsPoolOnly(t *testing.T) {
-	c, ctx := start(t, cluster.Options{Pools: []string{"mine", "theirs"}})
+	ctx, c := start(t, cluster.Options{Pools: []string{"mine", "theirs"}})
 	keyring, err := c.AddUser(ctx, "one", "mon", "profile rbd", "osd", "profile rbd pool=mine")
 	if err != nil {
 		t.Fatal(err)
@@ -98,15 +99,15 @@ func TestUserSeesItsPoolOnly(t *testing.T) {
 }
 
 func TestDaemonThatEndsByItselfIsTold(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "c")
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	c, err := cluster.Start(ctx, cluster.Options{Dir: dir, Extra: "osd objectstore = nosuchstore\n"})
-	if err == nil {
-		_ = c.Close()
-		t.Fatal("a cluster with a broken configuration came up")
+	ctx, c := start(t, cluster.Options{})
+	if err := syscall.Kill(c.PID(cluster.OSD), syscall.SIGABRT); err != nil {
+		t.Fatal(err)
 	}
-	if !strings.Contains(err.Error(), "nosuchstore") {
-		t.Errorf("the error does not tell what failed: %v", err)
+	begin := time.Now()
+	if err := c.Ready(ctx); err == nil || !strings.Contains(err.Error(), "osd.0 has ended") {
+		t.Errorf("Ready without an OSD: %v", err)
+	}
+	if took := time.Since(begin); took > 30*time.Second {
+		t.Errorf("that was told after %v", took)
 	}
 }

@@ -13,7 +13,8 @@ import (
 //
 // The full ratio must stay below that of the OSD (.97). Clients wait 300 s by default for
 // a monitor that is gone, which no test has. 61 is layering, exclusive-lock, object-map,
-// fast-diff and deep-flatten. Cache settings are left as they come: what needs the cache
+// fast-diff and deep-flatten. A fast shutdown leaves out writing a memory store to disk.
+// Cache settings are left as they come: what needs the cache
 // off must see to it itself.
 const settings = `
 public network = 127.0.0.0/8
@@ -40,6 +41,7 @@ osd memory target = 939524096
 osd op num shards = 2
 osd op num threads per shard = 1
 osd heartbeat interval = 2
+osd fast shutdown = false
 bluestore block db size = 0
 bluestore block wal size = 0
 bluestore fsck on mount = false

@@ -143,6 +143,12 @@ func (d *daemon) alive() error {
 	return fmt.Errorf("%s has ended: %s\n%s", d.name, d.cmd.ProcessState, d.tail())
 }
 
+func (d *daemon) pid() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.cmd.Process.Pid
+}
+
 func (d *daemon) outputPath() string { return filepath.Join(d.dir, "log", string(d.name)+".out") }
 
 // tail is the end of what the daemon wrote to its log and to its standard error.
