@@ -15,7 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dialKernel connects as the node does for the kernel.
+// dialKernel connects as the node does for the kernel. Who waits on the socket for too
+// long finds it shut down.
 func dialKernel(t *testing.T, d KernelDial) (*os.File, Negotiated) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), testPatience)
@@ -24,7 +25,14 @@ func dialKernel(t *testing.T, d KernelDial) (*os.File, Negotiated) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { f.Close() })
+	cut := time.AfterFunc(testPatience, func() {
+		t.Errorf("the socket was still in use after %v", testPatience)
+		unix.Shutdown(int(f.Fd()), unix.SHUT_RDWR)
+	})
+	t.Cleanup(func() {
+		cut.Stop()
+		f.Close()
+	})
 	return f, n
 }
 

@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/binary"
 	"os"
+	"sync"
 	"testing"
 	"time"
 	"unsafe"
@@ -30,97 +31,130 @@ func recordsOf(t *testing.T, fd int, way int) uint64 {
 	return binary.BigEndian.Uint64(b[32:])
 }
 
+// tlsDevice is a kernel device whose connection is secured.
+type tlsDevice struct {
+	t      *testing.T
+	ctx    context.Context // of the whole test
+	r      *rig
+	target Target
+	k      *attach.Kernel
+	d      attach.Device
+	f      *os.File
+	sock   int // the first connection
+	writes sync.WaitGroup
+}
+
+// newTLSDevice attaches a rig's disk. At the end of the test, or after two minutes, what is
+// still under way on the device fails, so that nobody waits for it for ever.
+func newTLSDevice(t *testing.T) *tlsDevice {
+	t.Helper()
+	v := &tlsDevice{t: t, r: newRig(t, 64<<20, Config{})}
+	v.r.d.info.MinBlock = 4096
+	v.r.pki = certificates(t)
+	v.target = v.r.tcp()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute) // emulated AES is slow
+	t.Cleanup(cancel)
+	v.ctx = ctx
+	var err error
+	if v.k, err = attach.New(attach.Config{}); err != nil {
+		t.Fatal(err)
+	}
+	req, err := v.dial(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v.sock, err = unix.Dup(int(req.Socket.Fd())); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(v.sock) })
+	if v.d, err = v.k.Connect(ctx, req); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	context.AfterFunc(ctx, func() { ended <- v.disconnect() })
+	t.Cleanup(func() {
+		cancel()
+		v.writes.Wait()
+		v.f.Close() // also where it was never opened
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	if v.f, err = os.OpenFile(v.d.Path, os.O_RDWR, 0); err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+func (v *tlsDevice) dial(ctx context.Context) (attach.Request, error) {
+	f, n, err := DialKernel(ctx, KernelDial{Target: v.target, Export: "disk", TLS: v.r.as(pki.RoleNode)})
+	return attach.Request{Socket: f, Size: n.Size, BlockSize: 4096, Flags: n.Flags, Backend: "strata:ktls:1"}, err
+}
+
+func (v *tlsDevice) disconnect() error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := v.k.Disconnect(ctx, v.d); err != nil {
+		return err
+	}
+	return v.k.Close(ctx)
+}
+
+// round writes, reads back past the cache, and looks at what the export holds.
+func (v *tlsDevice) round(seed byte) {
+	v.t.Helper()
+	want := bytes.Repeat([]byte{seed, 1, 2, 3, 4, 5, 6, 7}, 1<<19)
+	if _, err := v.f.WriteAt(want, 4096); err != nil {
+		v.t.Fatal(err)
+	}
+	if err := v.f.Sync(); err != nil {
+		v.t.Fatal(err)
+	}
+	if !bytes.Equal(v.r.d.bytes(4096, int64(len(want))), want) {
+		v.t.Fatal("the export holds something else")
+	}
+	if err := unix.IoctlSetInt(int(v.f.Fd()), unix.BLKFLSBUF, 0); err != nil {
+		v.t.Fatal(err)
+	}
+	got := make([]byte, len(want))
+	if _, err := v.f.ReadAt(got, 4096); err != nil || !bytes.Equal(got, want) {
+		v.t.Fatalf("what is read is not what was written: %v", err)
+	}
+}
+
+// write writes 2 MiB in small steps.
+func (v *tlsDevice) write(fill byte) {
+	for j := range int64(32) {
+		if _, err := v.f.WriteAt(bytes.Repeat([]byte{fill}, 64<<10), 32<<20+j<<16); err != nil {
+			v.t.Error(err)
+			return
+		}
+		if err := v.f.Sync(); err != nil {
+			v.t.Error(err)
+			return
+		}
+	}
+}
+
 // The kernel's NBD client does its I/O over TLS, and goes on when the connection is
 // replaced while there is I/O.
 func TestKernelTLSDevice(t *testing.T) {
-	r := newRig(t, 64<<20, Config{})
-	r.d.info.MinBlock = 4096
-	r.pki = certificates(t)
-	target := r.tcp()
-	k, err := attach.New(attach.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute) // emulated AES is slow
-	defer cancel()
-	dial := func() (attach.Request, int) {
-		f, n, err := DialKernel(ctx, KernelDial{Target: target, Export: "disk", TLS: r.as(pki.RoleNode)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		dup, err := unix.Dup(int(f.Fd()))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { unix.Close(dup) })
-		return attach.Request{Socket: f, Size: n.Size, BlockSize: 4096, Flags: n.Flags, Backend: "strata:ktls:1"}, dup
-	}
-	req, sock := dial()
-	d, err := k.Connect(ctx, req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		defer cancel()
-		if err := k.Disconnect(ctx, d); err != nil {
-			t.Error(err)
-		}
-		if err := k.Close(ctx); err != nil {
-			t.Error(err)
-		}
-	}()
-	dev, err := os.OpenFile(d.Path, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer dev.Close()
-	round := func(seed byte) {
-		t.Helper()
-		want := bytes.Repeat([]byte{seed, 1, 2, 3, 4, 5, 6, 7}, 1<<19)
-		if _, err := dev.WriteAt(want, 4096); err != nil {
-			t.Fatal(err)
-		}
-		if err := dev.Sync(); err != nil {
-			t.Fatal(err)
-		}
-		if !bytes.Equal(r.d.bytes(4096, int64(len(want))), want) {
-			t.Fatal("the export holds something else")
-		}
-		if err := unix.IoctlSetInt(int(dev.Fd()), unix.BLKFLSBUF, 0); err != nil {
-			t.Fatal(err)
-		}
-		got := make([]byte, len(want))
-		if _, err := dev.ReadAt(got, 4096); err != nil || !bytes.Equal(got, want) {
-			t.Fatalf("what is read is not what was written: %v", err)
-		}
-	}
-	round(1)
-	calls := r.d.calls.Load()
-	sent, received := recordsOf(t, sock, kernelTX), recordsOf(t, sock, kernelRX)
+	v := newTLSDevice(t)
+	v.round(1)
+	calls := v.r.d.calls.Load()
+	sent, received := recordsOf(t, v.sock, kernelTX), recordsOf(t, v.sock, kernelRX)
 	t.Logf("%d requests took %d records to the server and %d from it", calls, sent, received)
 	// What KeyCost assumes.
 	if most := uint64(2*calls) + 4<<20/4096 + 64; sent > most || received > most || sent < uint64(calls) {
 		t.Errorf("%d requests took %d and %d records", calls, sent, received)
 	}
 	for i := range byte(3) {
-		written := make(chan struct{})
-		go func() {
-			defer close(written)
-			for j := range int64(32) {
-				if _, err := dev.WriteAt(bytes.Repeat([]byte{i}, 64<<10), 32<<20+j<<16); err != nil {
-					t.Error(err)
-				}
-				if err := dev.Sync(); err != nil {
-					t.Error(err)
-				}
-			}
-		}()
-		req, _ := dial()
-		if err := k.Reconnect(ctx, d, req); err != nil {
-			t.Error(err)
+		v.writes.Go(func() { v.write(i) })
+		// On a slow machine the kernel sees the end of the old connection late.
+		if err := v.k.Restore(v.ctx, v.d, v.dial); err != nil {
+			t.Fatal(err)
 		}
-		<-written
-		round(2 + i)
+		v.writes.Wait()
+		v.round(2 + i)
 	}
 }

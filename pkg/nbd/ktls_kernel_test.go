@@ -12,8 +12,11 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -51,7 +54,7 @@ func TestKernelTLSSuites(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/%d tickets", suite, tickets), func(t *testing.T) {
 				r := newRig(t, 4<<20, Config{})
 				dir := certificates(t)
-				target := r.behindOpenSSL(dir, "-ciphersuites", suite, "-num_tickets", fmt.Sprint(tickets))
+				target := r.behindOpenSSL(t, dir, "-ciphersuites", suite, "-num_tickets", fmt.Sprint(tickets))
 				f, _ := dialKernel(t, KernelDial{Target: target, Export: "disk", TLS: pki.RoleFiles(dir, pki.RoleNode).Client()})
 				actAsKernel(t, f, 9)
 			})
@@ -60,64 +63,80 @@ func TestKernelTLSSuites(t *testing.T) {
 }
 
 // behindOpenSSL puts openssl's TLS in front of the rig's unix socket.
-func (r *rig) behindOpenSSL(dir string, args ...string) Target {
-	t := r.t
+func (r *rig) behindOpenSSL(t *testing.T, dir string, args ...string) Target {
 	t.Helper()
-	store := pki.RoleFiles(dir, pki.RoleStore)
-	inner := freePort(t)
-	args = append([]string{"s_server", "-quiet", "-naccept", "1", "-tls1_3", "-accept", inner,
-		"-CAfile", store.CA, "-cert", store.Cert, "-key", store.Key, "-Verify", "1"}, args...)
-	cmd := exec.Command("openssl", args...)
-	plain, far := socketPair(t.(*testing.T))
-	file, err := far.(*net.UnixConn).File()
+	w := r.raw()
+	w.greet()
+	plain, far := socketPair(t)
+	back := startOpenSSL(t, filepath.Join(filepath.Dir(r.path), "tls.sock"), far, dir, args)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	greeting := unhex(t, "4e42444d41474943 49484156454f5054 0003")
+	var m middle
+	var wg sync.WaitGroup
+	t.Cleanup(func() {
+		for _, c := range []io.Closer{l, plain, back, w} {
+			c.Close()
+		}
+		wg.Wait()
+	})
+	wg.Go(func() { m.pass(plain, w, nil) })
+	wg.Go(func() { m.pass(w, plain, nil) })
+	wg.Go(func() {
+		front, err := l.Accept()
+		if err != nil {
+			return
+		}
+		front.SetDeadline(time.Now().Add(testPatience))
+		// The front does in the clear what precedes TLS, and then passes bytes on.
+		front.Write(greeting)
+		io.CopyN(io.Discard, front, 4+optionSize)
+		front.Write(appendReply(nil, optStartTLS, repAck, nil))
+		wg.Go(func() { m.pass(front, back, nil) })
+		m.pass(back, front, nil)
+	})
+	return Target{Network: "tcp", Address: l.Addr().String()}
+}
+
+// startOpenSSL runs a TLS server with the store's certificate on a unix socket, for one
+// connection, and makes that. What comes out of TLS goes to plain and the other way.
+func startOpenSSL(t *testing.T, path string, plain net.Conn, dir string, args []string) net.Conn {
+	t.Helper()
+	file, err := plain.(*net.UnixConn).File()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	far.Close()
-	cmd.Stdin, cmd.Stdout = file, file
+	defer plain.Close()
+	store := pki.RoleFiles(dir, pki.RoleStore)
+	cmd := exec.Command("openssl", append([]string{"s_server", "-quiet", "-naccept", "1", "-tls1_3", "-unix", filepath.Base(path),
+		"-CAfile", store.CA, "-cert", store.Cert, "-key", store.Key, "-Verify", "1"}, args...)...)
+	cmd.Dir = filepath.Dir(path) // openssl ends if it is told a path of more than 31 bytes
+	var said bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = file, file, &said
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		front, err := l.Accept()
-		l.Close()
-		if err != nil {
-			return
+	exited := make(chan error, 1)
+	go func() { exited <- cmd.Wait(); close(exited) }()
+	t.Cleanup(func() { cmd.Process.Kill(); <-exited })
+	limit := time.After(testPatience)
+	for wait := time.NewTicker(5 * time.Millisecond); ; {
+		c, err := net.Dial("unix", path)
+		if err == nil {
+			c.SetDeadline(time.Now().Add(testPatience))
+			return c
 		}
-		defer front.Close()
-		w := r.raw()
-		w.greet()
-		go io.Copy(plain, w)
-		go io.Copy(w, plain)
-		// The front does in the clear what precedes TLS, and then passes bytes on.
-		front.Write(unhex(t, "4e42444d41474943 49484156454f5054 0003"))
-		io.CopyN(io.Discard, front, 4+optionSize)
-		front.Write(appendReply(nil, optStartTLS, repAck, nil))
-		var back net.Conn
-		for back == nil { // until it listens
-			back, _ = net.Dial("tcp", inner)
+		select {
+		case <-wait.C:
+		case end := <-exited:
+			t.Fatalf("openssl ended: %v: %s", end, said.Bytes())
+		case <-limit:
+			t.Fatalf("openssl does not listen: %v", err)
 		}
-		defer back.Close()
-		go io.Copy(front, back)
-		io.Copy(back, front)
-	}()
-	return Target{Network: "tcp", Address: l.Addr().String()}
-}
-
-func freePort(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // Where the hardware has no AES, both sides of our own TLS prefer ChaCha20.
@@ -137,7 +156,7 @@ func TestKernelTLSWithoutAES(t *testing.T) {
 		}
 		return
 	}
-	cmd := exec.Command(os.Args[0], "-test.run", "^"+t.Name()+"$", "-test.v")
+	cmd := exec.Command(os.Args[0], "-test.run", "^"+t.Name()+"$", "-test.v", "-test.timeout", "2m")
 	cmd.Env = append(os.Environ(), "STRATA_TEST_INNER=1", "GODEBUG=cpu.aes=off,cpu.pclmulqdq=off")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -153,6 +172,8 @@ func TestKernelTLSRefused(t *testing.T) {
 	stranger.VerifyConnection = nil
 	none := r.as(pki.RoleNode)
 	none.GetClientCertificate = nil
+	ctx, cancel := context.WithTimeout(t.Context(), testPatience)
+	defer cancel()
 	for name, c := range map[string]struct {
 		tls  *tls.Config
 		want string
@@ -160,13 +181,13 @@ func TestKernelTLSRefused(t *testing.T) {
 		"another authority": {stranger, "unknown certificate authority"},
 		"no certificate":    {none, "certificate required"},
 	} {
-		_, _, err := DialKernel(t.Context(), KernelDial{Target: target, Export: "disk", TLS: c.tls})
+		_, _, err := DialKernel(ctx, KernelDial{Target: target, Export: "disk", TLS: c.tls})
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	var refusal *Refusal
-	_, _, err := DialKernel(t.Context(), KernelDial{Target: target, Export: "forbidden", TLS: r.as(pki.RoleNode)})
+	_, _, err := DialKernel(ctx, KernelDial{Target: target, Export: "forbidden", TLS: r.as(pki.RoleNode)})
 	if !errors.As(err, &refusal) || refusal.Reason != Policy {
 		t.Errorf("a forbidden export: %v", err)
 	}
@@ -180,8 +201,10 @@ func TestKernelTLSEnds(t *testing.T) {
 	r, target := secureRig(t, Config{})
 	f, _ := dialKernel(t, KernelDial{Target: target, Export: "disk", TLS: r.as(pki.RoleNode)})
 	actAsKernel(t, f, 1)
+	ctx, cancel := context.WithTimeout(t.Context(), testPatience)
+	defer cancel()
 	closed := make(chan error, 1)
-	go func() { closed <- r.srv.Close(context.Background()) }()
+	go func() { closed <- r.srv.Close(ctx) }()
 	if n, err := f.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
 		t.Errorf("reading from a closed connection: %d, %v", n, err)
 	}
