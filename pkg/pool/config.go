@@ -13,6 +13,8 @@ import (
 type Config struct {
 	// Pools, in the order of the file; at least one.
 	Pools []Settings
+	// Clusters of Ceph that pools name.
+	Clusters []Cluster
 	// TLS is nil when the file gives none.
 	TLS *TLS
 	// Insecure allows plain TCP to other hosts.
@@ -36,8 +38,14 @@ const (
 	CloneCopy = "copy"
 )
 
-// BackendLayered is the embedded backend.
-const BackendLayered = "layered"
+// Backends.
+const (
+	// BackendLayered is the embedded backend.
+	BackendLayered = "layered"
+	// BackendCeph is Ceph RBD. The stores of such a pool are gateways: all of them show
+	// the same images, and one that answers stands for all.
+	BackendCeph = "ceph"
+)
 
 // Settings describe one pool.
 type Settings struct {
@@ -46,8 +54,10 @@ type Settings struct {
 	// Default marks the pool of volumes that name none. At most one has it; a single
 	// pool is the default without it.
 	Default bool
-	// Backend is BackendLayered.
+	// Backend is BackendLayered or BackendCeph.
 	Backend string
+	// Ceph says where a pool of BackendCeph is; nil for others.
+	Ceph *Ceph
 	// Members are addresses: host:port or unix:PATH.
 	Members []string
 	// Service is the host:port of a headless service, looked up for each discovery.

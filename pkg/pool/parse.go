@@ -24,9 +24,10 @@ func Parse(name string, data []byte) (Config, error) {
 		return Config{}, err
 	}
 	var cfg Config
-	var pools *yaml.Node
+	var pools, clusters *yaml.Node
 	err = p.mapping(root, "the file", map[string]func(*yaml.Node) error{
 		"pools":    func(n *yaml.Node) error { pools = n; return nil },
+		"clusters": func(n *yaml.Node) error { clusters = n; return nil },
 		"tls":      func(n *yaml.Node) error { return p.tls(n, &cfg) },
 		"insecure": func(n *yaml.Node) error { return p.boolean(n, &cfg.Insecure) },
 	})
@@ -35,6 +36,11 @@ func Parse(name string, data []byte) (Config, error) {
 	}
 	if pools == nil || pools.Kind != yaml.SequenceNode || len(pools.Content) == 0 {
 		return Config{}, p.fail(root, "pools must be a list of at least one pool")
+	}
+	if clusters != nil {
+		if err := p.clusters(clusters, &cfg); err != nil {
+			return Config{}, err
+		}
 	}
 	for _, n := range pools.Content {
 		s, err := p.pool(n, &cfg)
@@ -161,7 +167,7 @@ func (p *parser) pool(n *yaml.Node, cfg *Config) (Settings, error) {
 	at := make(map[string]*yaml.Node) // where each address is written
 	var soft, hard, block int64
 	var policy *yaml.Node
-	err := p.mapping(n, "a pool", map[string]func(*yaml.Node) error{
+	keys := map[string]func(*yaml.Node) error{
 		"name":           func(n *yaml.Node) error { return p.check(n, &s.Name, ValidateName) },
 		"default":        func(n *yaml.Node) error { return p.boolean(n, &s.Default) },
 		"backend":        func(n *yaml.Node) error { return p.check(n, &s.Backend, validateBackend) },
@@ -182,15 +188,19 @@ func (p *parser) pool(n *yaml.Node, cfg *Config) (Settings, error) {
 		},
 		"iops":      func(n *yaml.Node) error { return p.number(n, &s.Limits.IOPS) },
 		"bandwidth": func(n *yaml.Node) error { return p.number(n, &s.Limits.Bandwidth) },
-	})
-	if err != nil {
+	}
+	ceph := p.cephKeys(keys)
+	if err := p.mapping(n, "a pool", keys); err != nil {
 		return Settings{}, err
 	}
 	s.Policy, s.BlockSize = store.Policy{Soft: int(soft), Hard: int(hard)}, int(block)
 	if err := store.ValidatePolicy(s.Policy); err != nil {
 		return Settings{}, p.fail(policy, "%v", err)
 	}
-	return s, p.whole(n, s, at, cfg)
+	if err := p.whole(n, s, at, cfg); err != nil {
+		return Settings{}, err
+	}
+	return s, p.ceph(n, ceph, &s, cfg)
 }
 
 // whole checks what concerns more than one key.
@@ -264,10 +274,8 @@ func validateLocal(s string) error {
 
 func validateBackend(s string) error {
 	switch s {
-	case BackendLayered:
+	case BackendLayered, BackendCeph:
 		return nil
-	case "ceph":
-		return errors.New("backend ceph is not built into this binary")
 	}
-	return fmt.Errorf("unknown backend %q; %s is known", s, BackendLayered)
+	return fmt.Errorf("unknown backend %q; %s and %s are known", s, BackendLayered, BackendCeph)
 }
