@@ -116,7 +116,18 @@ func (r *Registry) Modify(ctx context.Context, image store.ID, c store.Change) (
 	return info, err
 }
 
-// Publications lists those of id, or all if id is "".
+// Publications lists those of id, or all if id is "", and tells which have connections.
 func (r *Registry) Publications(ctx context.Context, id store.ID) ([]store.Publication, error) {
-	return r.src.Publications(ctx, id)
+	pubs, err := r.src.Publications(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i, p := range pubs {
+		if o := r.objects[p.Target]; o != nil && o.attached[p.Epoch] != nil {
+			pubs[i].Connected = len(o.attached[p.Epoch].conns) > 0
+		}
+	}
+	return pubs, nil
 }

@@ -216,6 +216,9 @@ type Publication struct {
 	Epoch uint64 `json:"epoch"`
 	// Token is the secret of this epoch: 32 lower-case hex digits (128 bits).
 	Token string `json:"token"`
+	// Connected: the store that answers has an open connection of the node. It is not
+	// durable, and never set where nothing is served.
+	Connected bool `json:"connected,omitempty"`
 }
 
 // JobKind is what a background job does.

@@ -187,13 +187,14 @@ func problemFromProto(p *storepb.Problem) store.Problem {
 func publicationToProto(p store.Publication) *storepb.Publication {
 	return &storepb.Publication{
 		Id: string(p.ID), Node: p.Node, Access: string(p.Access), Target: string(p.Target), Epoch: p.Epoch, Token: p.Token,
+		Connected: p.Connected,
 	}
 }
 
 func publicationFromProto(p *storepb.Publication) store.Publication {
 	return store.Publication{
 		ID: store.ID(p.GetId()), Node: p.GetNode(), Access: store.Access(p.GetAccess()), Target: store.ID(p.GetTarget()),
-		Epoch: p.GetEpoch(), Token: p.GetToken(),
+		Epoch: p.GetEpoch(), Token: p.GetToken(), Connected: p.GetConnected(),
 	}
 }
 

@@ -1647,9 +1647,11 @@ type Publication struct {
 	Node  string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
 	Epoch uint64                 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// token is secret; it is never logged.
-	Token         string `protobuf:"bytes,5,opt,name=token,proto3" json:"token,omitempty"`
-	Access        string `protobuf:"bytes,6,opt,name=access,proto3" json:"access,omitempty"`
-	Target        string `protobuf:"bytes,7,opt,name=target,proto3" json:"target,omitempty"`
+	Token  string `protobuf:"bytes,5,opt,name=token,proto3" json:"token,omitempty"`
+	Access string `protobuf:"bytes,6,opt,name=access,proto3" json:"access,omitempty"`
+	Target string `protobuf:"bytes,7,opt,name=target,proto3" json:"target,omitempty"`
+	// connected is not durable: the node has a connection that is open now.
+	Connected     bool `protobuf:"varint,8,opt,name=connected,proto3" json:"connected,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1724,6 +1726,13 @@ func (x *Publication) GetTarget() string {
 		return x.Target
 	}
 	return ""
+}
+
+func (x *Publication) GetConnected() bool {
+	if x != nil {
+		return x.Connected
+	}
+	return false
 }
 
 type PublicationPage struct {
@@ -2536,14 +2545,15 @@ const file_strata_proto_rawDesc = "" +
 	"\x06access\x18\x04 \x01(\tR\x06accessJ\x04\b\x03\x10\x04\"6\n" +
 	"\x10UnpublishRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
-	"\x04node\x18\x02 \x01(\tR\x04node\"\x93\x01\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\"\xb1\x01\n" +
 	"\vPublication\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x14\n" +
 	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\x12\x14\n" +
 	"\x05token\x18\x05 \x01(\tR\x05token\x12\x16\n" +
 	"\x06access\x18\x06 \x01(\tR\x06access\x12\x16\n" +
-	"\x06target\x18\a \x01(\tR\x06targetJ\x04\b\x03\x10\x04\"E\n" +
+	"\x06target\x18\a \x01(\tR\x06target\x12\x1c\n" +
+	"\tconnected\x18\b \x01(\bR\tconnectedJ\x04\b\x03\x10\x04\"E\n" +
 	"\x0fPublicationPage\x122\n" +
 	"\x05items\x18\x01 \x03(\v2\x1c.strata.store.v1.PublicationR\x05items\"\x1f\n" +
 	"\vNoteRequest\x12\x10\n" +
