@@ -56,9 +56,9 @@ type Config struct {
 	// AdoptTimeout is how long a reconnect waits for the old socket to be dead; 0
 	// means 5 s.
 	AdoptTimeout time.Duration
-	// ProbeTimeout is how long a healthy device may take to answer one read; 0
-	// means 5 s.
-	ProbeTimeout time.Duration
+	// QuietTimeout is how long a resize waits for a moment without requests; 0 means
+	// 5 s.
+	QuietTimeout time.Duration
 	// Poll is how often Watch reminds of every device when the kernel does not tell
 	// of dead connections; 0 means 30 s.
 	Poll time.Duration
@@ -67,7 +67,6 @@ type Config struct {
 	Sys, Dev, Proc string
 
 	dial  func() (*genetlink.Conn, error) // tests
-	read  func(Device) error              // tests
 	armed time.Duration                   // tests; see Kernel.grow
 }
 
@@ -96,7 +95,7 @@ func (c *Config) fill() error {
 		{&c.DeadTimeout, week, time.Second, 100 * 365 * 24 * time.Hour, "dead-connection timeout"},
 		{&c.CallTimeout, 20 * time.Second, time.Millisecond, time.Hour, "call timeout"},
 		{&c.AdoptTimeout, 5 * time.Second, time.Millisecond, time.Hour, "adopt timeout"},
-		{&c.ProbeTimeout, 5 * time.Second, time.Millisecond, time.Hour, "probe timeout"},
+		{&c.QuietTimeout, 5 * time.Second, time.Millisecond, time.Hour, "quiet timeout"},
 		{&c.armed, 30 * time.Second, time.Second, time.Hour, "limit of a resize"},
 		{&c.Poll, 30 * time.Second, time.Millisecond, time.Hour, "poll interval"},
 	} {
@@ -114,9 +113,6 @@ func (c *Config) fill() error {
 		if *p.v == "" {
 			*p.v = p.normal
 		}
-	}
-	if c.read == nil {
-		c.read = readBlock
 	}
 	if c.dial == nil {
 		c.dial = func() (*genetlink.Conn, error) { return genetlink.Dial(nil) }
@@ -199,8 +195,7 @@ type slot struct {
 	sock *handle       // the connection in use, if this process made it; under turn
 
 	// Under Kernel.mu.
-	stuck   string // what the kernel has not answered yet, or ""
-	probing bool   // a read has not come back yet
+	stuck string // what the kernel has not answered yet, or ""
 }
 
 // New makes a Kernel. It does not touch the system; see Supported.

@@ -49,7 +49,7 @@
 // each (which makes it hold the sockets) if the server can be reached; a device whose
 // server cannot be reached is left alone, it may well work. Devices without a record are
 // ended by Disconnect if nothing has them mounted. Start Watch before anything can break:
-// a connection that died unwatched is found by Probe.
+// of a connection that died unwatched the server knows, since the kernel closes it.
 //
 // Replace a connection that works (limit of a key, another transport): Replace. The new
 // connection needs a new generation too: bytes that the old one has sent and the server

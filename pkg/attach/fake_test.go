@@ -51,12 +51,11 @@ func newFake(t *testing.T) *fake {
 	dir := t.TempDir()
 	f := &fake{t: t, devs: map[int]*handle{}, cfg: Config{
 		Sys: filepath.Join(dir, "sys"), Dev: filepath.Join(dir, "dev"), Proc: filepath.Join(dir, "proc"),
-		AdoptTimeout: 100 * time.Millisecond, CallTimeout: 5 * time.Second, ProbeTimeout: time.Second,
+		AdoptTimeout: 100 * time.Millisecond, CallTimeout: 5 * time.Second, QuietTimeout: time.Second,
 	}}
 	f.cfg.dial = func() (*genetlink.Conn, error) {
 		return genltest.Dial(genltest.ServeFamily(genetlink.Family{ID: familyID, Name: familyName, Version: version}, f.serve)), nil
 	}
-	f.cfg.read = func(Device) error { return nil }
 	for _, d := range []string{filepath.Join(f.cfg.Sys, "block"), f.cfg.Dev, f.cfg.Proc} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			t.Fatal(err)

@@ -159,7 +159,7 @@ func TestKernelDisconnectDeadDevice(t *testing.T) {
 		_, err := preadFile(f, 65536)
 		read <- err
 	}()
-	eventually(t, "the end is seen", func() bool { return k.Probe(t.Context(), d) != nil })
+	eventually(t, "the end is seen", func() bool { return k.slots[d.Index].sock.hungUp() })
 	if err := within(t, patience, "disconnect", func() error { return k.Disconnect(t.Context(), d) }); err != nil {
 		t.Fatal(err)
 	}

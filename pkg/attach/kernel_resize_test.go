@@ -12,7 +12,7 @@ import (
 )
 
 func TestKernelResize(t *testing.T) {
-	k, disk := kernel(t, Config{ProbeTimeout: 500 * time.Millisecond}), newDisk(1<<20, 512)
+	k, disk := kernel(t, Config{QuietTimeout: 500 * time.Millisecond}), newDisk(1<<20, 512)
 	s := serve(t, disk, "unix")
 	d := connect(t, k, s.request())
 	if err := k.Resize(t.Context(), d, 1<<19); err == nil {
@@ -48,21 +48,14 @@ func wantSize(t *testing.T, k *Kernel, size int64) {
 	}
 }
 
-// A server that does not answer, or holds a single request back, is no time to resize.
+// A request that is not answered is no time to resize, nor is the end of the connection.
 func TestKernelResizeNeedsHealth(t *testing.T) {
-	k, disk := kernel(t, Config{ProbeTimeout: 500 * time.Millisecond, CallTimeout: time.Second}), newDisk(1<<20, 512)
+	k, disk := kernel(t, Config{QuietTimeout: 500 * time.Millisecond, CallTimeout: time.Second}), newDisk(1<<20, 512)
 	s := serve(t, disk, "unix")
 	d := connect(t, k, s.request())
-	release := make(chan struct{})
-	disk.on(func(string, int64) { <-release })
 	resize := func() error {
 		return within(t, patience, "resize", func() error { return k.Resize(t.Context(), d, 2<<20) })
 	}
-	wantErr(t, resize(), ErrUnhealthy)
-	wantErr(t, k.Probe(t.Context(), d), ErrUnhealthy)
-	close(release)
-	eventually(t, "a probe comes back", func() bool { return k.Probe(t.Context(), d) == nil })
-
 	held, reached := make(chan struct{}), make(chan struct{})
 	disk.on(func(op string, _ int64) {
 		if op == "write" {
@@ -94,7 +87,7 @@ func TestKernelResizeNeedsHealth(t *testing.T) {
 	}
 	eventually(t, "the size arrives", func() bool { now, err := k.same(d); return err == nil && now.Size == 2<<20 })
 	s.die()
-	eventually(t, "the end is seen", func() bool { return k.Probe(t.Context(), d) != nil })
+	eventually(t, "the end is seen", func() bool { return k.slots[d.Index].sock.hungUp() })
 	wantErr(t, k.Resize(t.Context(), d, 8<<20), ErrUnhealthy)
 }
 

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Resize makes the kernel see that the image has grown to size bytes. The same size is
@@ -16,11 +14,11 @@ import (
 //
 // Kernels since 6.9 change the size only when no request is under way, and hold a lock
 // meanwhile that a reconnect needs and that all generic netlink of the host waits for.
-// So Resize makes sure that the server answers, and waits for a moment without requests,
-// before it asks for the new size; it fails with ErrUnhealthy if a read takes longer than
-// Config.ProbeTimeout or a request seems to take that long. If the server dies in the
-// few milliseconds that remain, Resize returns ErrStuck after Config.CallTimeout, and
-// the device fails the requests under way within a minute and can be reconnected then.
+// So Resize waits for a moment without requests before it asks for the new size; it fails
+// with ErrUnhealthy if the connection has ended, or a request seems to take longer than
+// Config.QuietTimeout. If the server dies in the few milliseconds that remain and a
+// request comes, Resize returns ErrStuck after Config.CallTimeout, and the device fails
+// the requests under way within a minute and can be reconnected then.
 func (k *Kernel) Resize(ctx context.Context, d Device, size int64) error {
 	if err := k.resize(ctx, d, size); err != nil {
 		return fmt.Errorf("attach: resize %s to %d: %w", d, size, err)
@@ -46,9 +44,6 @@ func (k *Kernel) resize(ctx context.Context, d Device, size int64) error {
 		return fmt.Errorf("not a multiple of the block size %d", now.BlockSize)
 	case s.sock != nil && s.sock.hungUp():
 		return fmt.Errorf("%w: its connection has ended", ErrUnhealthy)
-	}
-	if err := k.probe(ctx, now); err != nil {
-		return err
 	}
 	if err := k.flowing(ctx, d.Index); err != nil {
 		return err
@@ -101,79 +96,6 @@ func (k *Kernel) grow(ctx context.Context, d Device, size int64) error {
 		k.tune(ctx, d.Index, k.cfg.IOTimeout))
 }
 
-// Probe reads one block from the server. It fails with ErrUnhealthy if that takes longer
-// than Config.ProbeTimeout; the read then stays behind in the kernel until the device is
-// reconnected or disconnected, and while it does no further one is begun.
-func (k *Kernel) Probe(ctx context.Context, d Device) error {
-	s, leave, err := k.enter(ctx, d.Index)
-	if err != nil {
-		return fmt.Errorf("attach: probe %s: %w", d, err)
-	}
-	defer leave()
-	now, err := k.same(d)
-	if err == nil && s.sock != nil && s.sock.hungUp() {
-		err = fmt.Errorf("%w: its connection has ended", ErrUnhealthy)
-	}
-	if err == nil {
-		err = k.probe(ctx, now)
-	}
-	if err != nil {
-		return fmt.Errorf("attach: probe %s: %w", d, err)
-	}
-	return nil
-}
-
-func (k *Kernel) probe(ctx context.Context, d Device) error {
-	k.mu.Lock()
-	s := k.slots[d.Index]
-	if s.probing {
-		k.mu.Unlock()
-		return fmt.Errorf("%w: an earlier read has not come back", ErrUnhealthy)
-	}
-	s.probing = true
-	k.work.Add(1)
-	k.mu.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, k.cfg.ProbeTimeout)
-	defer cancel()
-	done := make(chan error, 1)
-	go func() {
-		defer k.work.Done()
-		err := k.cfg.read(d)
-		k.mu.Lock()
-		s.probing = false
-		k.mu.Unlock()
-		done <- err
-	}()
-	select {
-	case err := <-done:
-		if err != nil {
-			return fmt.Errorf("%w: %w", ErrUnhealthy, err)
-		}
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("%w within %v: %w", ErrUnhealthy, k.cfg.ProbeTimeout, ctx.Err())
-	}
-}
-
-// readBlock reads the first block past the page cache, so that the server must answer.
-func readBlock(d Device) error {
-	fd, err := unix.Open(d.Path, unix.O_RDONLY|unix.O_DIRECT|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("open %s: %w", d.Path, err)
-	}
-	defer unix.Close(fd)
-	// Direct I/O wants an aligned buffer, and a mapping begins with a page.
-	buf, err := unix.Mmap(-1, 0, d.BlockSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
-	if err != nil {
-		return fmt.Errorf("map a buffer: %w", err)
-	}
-	defer func() { _ = unix.Munmap(buf) }()
-	if _, err := unix.Pread(fd, buf, 0); err != nil {
-		return fmt.Errorf("read from %s: %w", d.Path, err)
-	}
-	return nil
-}
-
 // enough completed requests make it likely that a queue that is never empty is under
 // load, and not one that holds a request which is not answered.
 const enough = 100
@@ -185,12 +107,12 @@ func (k *Kernel) flowing(ctx context.Context, index int) error {
 	if err != nil {
 		return err
 	}
-	if seen, err := k.quiet(ctx, index, k.cfg.ProbeTimeout); seen || err != nil {
+	if seen, err := k.quiet(ctx, index, k.cfg.QuietTimeout); seen || err != nil {
 		return err
 	}
 	after, err := k.completed(index)
 	if err == nil && after-before < enough {
-		err = fmt.Errorf("%w: a request has been under way for %v", ErrUnhealthy, k.cfg.ProbeTimeout)
+		err = fmt.Errorf("%w: a request has been under way for %v", ErrUnhealthy, k.cfg.QuietTimeout)
 	}
 	return err
 }

@@ -58,7 +58,6 @@ func TestResizeMessages(t *testing.T) {
 	}
 	server.Close()
 	wants(t, k.Resize(t.Context(), d, 8<<20), ErrUnhealthy)
-	wants(t, k.Probe(t.Context(), d), ErrUnhealthy)
 }
 
 // A resize that the kernel holds up past the bound still has its limits taken away when
@@ -98,7 +97,7 @@ func TestResizeLate(t *testing.T) {
 // A request that is not answered is no time to resize; many that are do not matter.
 func TestResizeWaitsForQuiet(t *testing.T) {
 	f := newFake(t)
-	k := f.kernel(func(c *Config) { c.ProbeTimeout = 50 * time.Millisecond })
+	k := f.kernel(func(c *Config) { c.QuietTimeout = 50 * time.Millisecond })
 	d, _ := mustConnect(t, k)
 	sys := k.sys(d.Index)
 	f.write("1 0\n", sys, "inflight")

@@ -12,7 +12,7 @@ import (
 // connState is what the process knows of a volume's link, beside the record.
 type connState struct {
 	looking atomic.Bool // a statfs is under way
-	probing atomic.Bool // a read is under way
+	asking  atomic.Bool // the store is being asked for the link
 
 	mu      sync.Mutex
 	sock    *os.File // a descriptor of the socket that the kernel has; nil: not known
@@ -24,16 +24,14 @@ type connState struct {
 	checked time.Time
 }
 
-// up notes that the volume's device has the link, whose watched descriptor is kept.
+// up notes that the volume's device has the link, whose watched descriptor it takes.
 func (s *Service) up(v *volume, l *link) {
 	s.down(v)
 	c := &v.conn
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if s.hangs.add(l.watched, v.id) == nil {
-		c.sock = l.watched
-	} else {
-		_ = l.watched.Close() // reads will tell instead
+	if s.hangs.add(l.watched, v.id) == nil { // else the store will tell instead
+		c.sock, l.watched = l.watched, nil
 	}
 }
 
@@ -109,6 +107,15 @@ func (c *connState) back() time.Duration {
 	}
 	c.lost, c.problem, c.told = time.Time{}, "", false
 	return after
+}
+
+// fine notes that nothing is wrong with the link.
+func (c *connState) fine() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.lost.IsZero() {
+		c.problem = ""
+	}
 }
 
 // due tells whether it is time to look at a link again, and notes that it is done.

@@ -99,16 +99,16 @@ func (s *Service) mayFormat(ctx context.Context, r *record, conn Connection, inf
 	case info.Format != store.FormatNone:
 		return refuse(fmt.Sprintf("it is marked as used (%s)", info.Format))
 	}
-	ctx, cancel := s.bound(ctx)
+	asked, cancel := s.bound(ctx)
 	defer cancel()
-	u, err := conn.API.Usage(ctx, info.ID)
+	u, err := conn.API.Usage(asked, info.ID)
 	if err != nil {
 		return fmt.Errorf("ask what image %s holds: %w", info.ID, err)
 	}
 	if n := u.Own + u.Shared; n > 0 {
 		return refuse(fmt.Sprintf("the store holds %d bytes of data of it", n))
 	}
-	blank, err := readEdges(r.Device, r.Size)
+	blank, err := s.readEdges(ctx, r.Device, r.Size)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errProbe, err)
 	}

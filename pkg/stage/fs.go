@@ -71,21 +71,14 @@ func (s *Service) mkfs(ctx context.Context, fsType, device string) error {
 	if err != nil {
 		return fmt.Errorf("mkfs.%s %s: %w: %s", fsType, device, err, brief(out))
 	}
-	return flush(device)
+	return s.flush(ctx, device)
 }
 
-// flush makes what was written to a device durable.
-func flush(device string) error {
-	f, err := os.OpenFile(device, os.O_RDWR, 0)
-	if err != nil {
-		return fmt.Errorf("flush %s: %w", device, err)
-	}
-	err = f.Sync()
-	if e := f.Close(); err == nil {
-		err = e
-	}
-	if err != nil {
-		return fmt.Errorf("flush %s: %w", device, err)
+// flush makes what was written to a device durable, in a process of its own, see
+// readEdges.
+func (s *Service) flush(ctx context.Context, device string) error {
+	if out, err := s.cfg.Exec.CommandContext(ctx, "sync", device).CombinedOutput(); err != nil {
+		return fmt.Errorf("flush %s: %w: %s", device, err, brief(out))
 	}
 	return nil
 }

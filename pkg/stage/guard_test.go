@@ -7,8 +7,6 @@ import (
 	"os/exec"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/strata-csi/strata/pkg/attach"
 	"github.com/strata-csi/strata/pkg/stage"
 	"github.com/strata-csi/strata/pkg/stage/stagetest"
@@ -136,7 +134,7 @@ func TestFormatGuardUnreadable(t *testing.T) {
 		r.open()
 		req := r.request(r.image(1, 16*mib, func(i *store.Info) { i.Format = f }), store.AccessWrite, stage.Capability{FS: "ext4"})
 		err := r.svc.Stage(t.Context(), req)
-		wantErr(t, err, unix.EIO, "the device cannot be examined")
+		wantErr(t, err, stage.ErrProbe, "Input/output error")
 		if r.formats() > 0 || r.Store.Info(imageID(1)).Format != f {
 			t.Errorf("mkfs ran %d times", r.formats())
 		}

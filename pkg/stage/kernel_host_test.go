@@ -61,7 +61,7 @@ func newHost(t *testing.T, network string, tune func(*stage.Config)) *host {
 	h.start(network)
 	h.tune = func(c *stage.Config) {
 		c.Kernel, c.Finder, c.Dial = h.kernel, h, h.dial
-		c.Tick, c.Patience = 200*time.Millisecond, time.Second
+		c.Tick = 200 * time.Millisecond
 		if tune != nil {
 			tune(c)
 		}

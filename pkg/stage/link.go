@@ -73,13 +73,8 @@ func (s *Service) dial(ctx context.Context, v *volume, conn Connection) (*link, 
 			return l, err
 		}
 		// It refuses because the publication is gone, or for now only.
-		t := v.record().Ticket
-		ok, unknown := s.entitled(ctx, conn, t)
-		switch {
-		case unknown != nil:
-			return nil, fmt.Errorf("%w; asking for the publication: %w", err, unknown)
-		case !ok:
-			return nil, fmt.Errorf("epoch %d of image %s was withdrawn: %w: %w", t.Epoch, t.Image, err, store.ErrFenced)
+		if _, without := s.publication(ctx, conn, v.record().Ticket); without != nil {
+			return nil, fmt.Errorf("%w: %w", without, err)
 		}
 		why = err
 	}
@@ -124,7 +119,7 @@ func (s *Service) dialOne(ctx context.Context, target nbd.Target, name string) (
 // link is a connection on its way to the kernel.
 type link struct {
 	sock    *os.File // nil once it was given away
-	watched *os.File // a second descriptor of it, which stays here
+	watched *os.File // a second descriptor of it; nil once it was given away
 	n       nbd.Negotiated
 	keyed   bool // it may be encrypted, so that its key has a limit
 }
@@ -135,11 +130,13 @@ func (l *link) give() *os.File {
 	return sock
 }
 
+// close closes what was not given away.
 func (l *link) close() {
-	if l.sock != nil {
-		_ = l.sock.Close()
+	for _, f := range []*os.File{l.sock, l.watched} {
+		if f != nil {
+			_ = f.Close()
+		}
 	}
-	_ = l.watched.Close()
 }
 
 // fits checks what the server offers against what the store says.
@@ -153,23 +150,22 @@ func (l *link) fits(r *record, info store.Info) error {
 	return nil
 }
 
-// entitled tells whether the ticket's publication still exists.
-func (s *Service) entitled(ctx context.Context, conn Connection, t Ticket) (bool, error) {
+// publication asks for the ticket's publication; ErrFenced if it was withdrawn. Stores do
+// not tell tokens to nodes on other hosts; the epoch says enough, as no two publications
+// of an image have the same.
+func (s *Service) publication(ctx context.Context, conn Connection, t Ticket) (store.Publication, error) {
 	ctx, cancel := s.bound(ctx)
 	defer cancel()
 	pubs, err := conn.API.Publications(ctx, t.Image)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return false, err
+		return store.Publication{}, fmt.Errorf("ask store %s for the publication of image %s: %w", t.Store, t.Image, err)
 	}
 	for _, p := range pubs {
-		if p.Epoch == t.Epoch && p.Token == t.Token {
-			return true, nil
+		if p.Epoch == t.Epoch && (p.Token == "" || p.Token == t.Token) {
+			return p, nil
 		}
 	}
-	if err := confirm(ctx, conn, t, store.ErrFenced); !errors.Is(err, store.ErrFenced) {
-		return false, err
-	}
-	return false, nil
+	return store.Publication{}, confirm(ctx, conn, t, fmt.Errorf("epoch %d of image %s was withdrawn: %w", t.Epoch, t.Image, store.ErrFenced))
 }
 
 // attach makes the volume's device and its link. Its undo is added to u.
@@ -189,8 +185,8 @@ func (s *Service) connect(ctx context.Context, v *volume, conn Connection, info 
 	if err != nil {
 		return err
 	}
+	defer l.close()
 	if err := l.fits(v.record(), info); err != nil {
-		l.close()
 		return err
 	}
 	v.at("being made a kernel device")
@@ -198,7 +194,6 @@ func (s *Service) connect(ctx context.Context, v *volume, conn Connection, info 
 		Socket: l.give(), Size: info.Size, BlockSize: info.BlockSize, Flags: l.n.Flags, Backend: backendOf(v.record().Ticket),
 	})
 	if err != nil {
-		l.close()
 		return fmt.Errorf("attach: %w", err)
 	}
 	u.add("disconnect "+d.Path, func(ctx context.Context) error { return s.detach(ctx, v) })
@@ -208,7 +203,6 @@ func (s *Service) connect(ctx context.Context, v *volume, conn Connection, info 
 		r.KeyBase, r.Keyed = 0, l.keyed
 	})
 	if err != nil {
-		l.close()
 		return err // detach finds the device by its backend identifier
 	}
 	s.up(v, l)

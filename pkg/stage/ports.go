@@ -56,7 +56,6 @@ type Kernel interface {
 	Resize(ctx context.Context, d attach.Device, size int64) error
 	Disconnect(ctx context.Context, d attach.Device) error
 	Devices(ctx context.Context) ([]attach.Device, error)
-	Probe(ctx context.Context, d attach.Device) error
 	Moved(d attach.Device) (int64, error)
 	Free() (int, error)
 	Watch(ctx context.Context, fn func(index int))

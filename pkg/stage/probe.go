@@ -1,14 +1,15 @@
 package stage
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
 	utilexec "k8s.io/utils/exec"
 )
 
@@ -35,7 +36,7 @@ var errProbe = errors.New("the device cannot be examined")
 // devices that it cannot read, so the device is read here as well, past the page cache,
 // before blkid and, where that finds nothing, after it.
 func (s *Service) probe(ctx context.Context, device string, size int64) (content, error) {
-	blank, err := readEdges(device, size)
+	blank, err := s.readEdges(ctx, device, size)
 	if err != nil {
 		return content{}, fmt.Errorf("%w: %w", errProbe, err)
 	}
@@ -47,7 +48,7 @@ func (s *Service) probe(ctx context.Context, device string, size int64) (content
 	if !c.nothing() {
 		return c, nil
 	}
-	again, err := readEdges(device, size)
+	again, err := s.readEdges(ctx, device, size)
 	if err != nil {
 		return content{}, fmt.Errorf("%w: %w", errProbe, err)
 	}
@@ -56,37 +57,45 @@ func (s *Service) probe(ctx context.Context, device string, size int64) (content
 }
 
 // readEdges checks the size and reads both ends of a device. It tells whether they hold
-// zeros only.
-func readEdges(device string, size int64) (blank bool, err error) {
-	f, err := os.OpenFile(device, os.O_RDONLY|unix.O_DIRECT, 0)
-	if err != nil {
+// zeros only. Reading is left to a process of its own: where it hangs because the store is
+// away, this one must be free to bring the store's link back, or to be started anew.
+func (s *Service) readEdges(ctx context.Context, device string, size int64) (blank bool, err error) {
+	if err := checkSize(device, size); err != nil {
 		return false, err
+	}
+	n := min(edge, size)
+	blank = true
+	for _, off := range []int64{0, size - n} {
+		cmd := s.cfg.Exec.CommandContext(ctx, "dd", "if="+device, "bs="+strconv.Itoa(edge), "status=none",
+			"iflag=direct,fullblock,skip_bytes,count_bytes", "skip="+strconv.FormatInt(off, 10), "count="+strconv.FormatInt(n, 10))
+		var said bytes.Buffer
+		cmd.SetStderr(&said)
+		data, err := cmd.Output()
+		if err != nil {
+			return false, fmt.Errorf("read %s with dd: %w: %s", device, err, brief(said.Bytes()))
+		}
+		if int64(len(data)) != n {
+			return false, fmt.Errorf("dd reads %d bytes of %s at %d, want %d", len(data), device, off, n)
+		}
+		blank = blank && len(bytes.Trim(data, "\x00")) == 0
+	}
+	return blank, nil
+}
+
+func checkSize(device string, size int64) error {
+	f, err := os.Open(device)
+	if err != nil {
+		return err
 	}
 	defer f.Close()
 	end, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
-		return false, err
+		return err
 	}
 	if end != size {
-		return false, fmt.Errorf("%s has %d bytes, the image has %d", device, end, size)
+		return fmt.Errorf("%s has %d bytes, the image has %d", device, end, size)
 	}
-	// Direct I/O wants aligned memory; what is mapped is.
-	buf, err := unix.Mmap(-1, 0, edge, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
-	if err != nil {
-		return false, fmt.Errorf("memory to read %s: %w", device, err)
-	}
-	defer func() { _ = unix.Munmap(buf) }()
-	buf = buf[:min(edge, size)]
-	blank = true
-	for _, off := range []int64{0, size - int64(len(buf))} {
-		if _, err := f.ReadAt(buf, off); err != nil {
-			return false, err
-		}
-		for _, b := range buf {
-			blank = blank && b == 0
-		}
-	}
-	return blank, nil
+	return nil
 }
 
 // blkidNothing is blkid's exit code for "nothing found", blkidMany that for

@@ -23,7 +23,7 @@ func (s *Service) renewIfOld(v *volume, r *record) {
 }
 
 // renew replaces a link that works. Should it be cut and not replaced, the socket that
-// has hung up, or the next read, tells.
+// has hung up tells.
 func (s *Service) renew(v *volume) error {
 	leave, err := v.take(s.quit)
 	if err != nil {
@@ -37,6 +37,11 @@ func (s *Service) renew(v *volume) error {
 	ctx, cancel := s.bound(s.quit)
 	defer cancel()
 	var fresh *link
+	defer func() {
+		if fresh != nil {
+			fresh.close()
+		}
+	}()
 	err = s.cfg.Kernel.Replace(ctx, r.device(), func(ctx context.Context) (attach.Request, error) {
 		if fresh != nil {
 			fresh.close()
@@ -52,9 +57,6 @@ func (s *Service) renew(v *volume) error {
 		return attach.Request{Socket: fresh.give()}, nil
 	})
 	if err != nil {
-		if fresh != nil {
-			fresh.close()
-		}
 		return err
 	}
 	if err := s.adopted(v, r, fresh); err != nil {

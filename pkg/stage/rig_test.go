@@ -66,7 +66,7 @@ func (r *rig) open() {
 
 func (r *rig) tryOpen() error {
 	cfg := r.Config()
-	cfg.Tick, cfg.Patience = 10*time.Millisecond, 200*time.Millisecond
+	cfg.Tick = 10 * time.Millisecond
 	cfg.Notify = r.notify
 	if r.tune != nil {
 		r.tune(&cfg)

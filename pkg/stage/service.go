@@ -35,9 +35,6 @@ type Config struct {
 	CallTimeout time.Duration
 	// Tick is how often the watcher looks at links; 0 means 1 s.
 	Tick time.Duration
-	// Patience is how long a device without a known socket may take to answer a read
-	// before its link is examined; 0 means 1 s.
-	Patience time.Duration
 	// KeyLimit is after how many bytes, read and written together, a TCP connection is
 	// replaced because of its key's age; 0 means never. Half of nbd.KeyBudget leaves
 	// room for what requests cost beside their data.
@@ -61,7 +58,7 @@ func (c *Config) fill() error {
 		c.Notify = func(Event) {}
 	}
 	for d, normal := range map[*time.Duration]time.Duration{
-		&c.CallTimeout: 20 * time.Second, &c.Tick: time.Second, &c.Patience: time.Second,
+		&c.CallTimeout: 20 * time.Second, &c.Tick: time.Second,
 	} {
 		if *d <= 0 {
 			*d = normal

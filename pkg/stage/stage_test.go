@@ -116,6 +116,7 @@ func TestStageAnswers(t *testing.T) {
 	wantErr(t, r.svc.Stage(ctx, bad), store.ErrInvalid, "use a raw block volume")
 	bad = req
 	bad.Ticket.Token = strings.Repeat("0", 32)
+	r.Store.Local = true
 	err := r.svc.Stage(ctx, bad)
 	wantErr(t, err, store.ErrFenced, "was withdrawn")
 	if strings.Contains(err.Error(), bad.Ticket.Token) {

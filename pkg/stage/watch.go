@@ -17,13 +17,14 @@ import (
 //     tells of the hang-up at once. TCP sockets have keepalive and a user timeout, so
 //     that a peer that dies without a word becomes a hang-up too.
 //   - Of a link that an earlier process made no descriptor is left. It is not replaced,
-//     for it may work: the device is read from, at the start and then every few ticks. A
-//     read that is not answered is a reason to replace the link.
+//     for it may work: the store is asked whether the connection is open, at the start
+//     and then every few ticks. The kernel closes what it gives up, so the store knows.
 //   - The kernel tells of links that it gives up (in the host's network namespace only).
-//     It is a hint, and answered by a read.
+//     It is believed where no descriptor of a live socket says otherwise.
 //
-// The reader of a device whose link is dead hangs in the kernel until the link is back.
-// There is at most one for each device.
+// Nothing here reads from a device. A read over a dead link hangs in the kernel until
+// the link is back, and with it the process even when it is killed: it could not be
+// started anew, and nobody else would bring the link back.
 
 // pauses between attempts to restore a link grow from firstPause to lastPause.
 const (
@@ -31,8 +32,9 @@ const (
 	lastPause  = time.Second
 )
 
-// probeTicks is after how many ticks a device without a known socket is read again.
-const probeTicks = 2
+// askTicks is after how many ticks the store is asked again for a link without a known
+// socket.
+const askTicks = 2
 
 // watch looks at all links, every tick.
 func (s *Service) watch() {
@@ -73,7 +75,7 @@ func (s *Service) hear() {
 		for _, v := range s.all() {
 			if r := v.record(); r != nil && r.Attached && r.Index == index && r.Fenced == "" {
 				v.conn.hear()
-				s.probeLink(v)
+				s.look(v)
 			}
 		}
 	})
@@ -98,35 +100,59 @@ func (s *Service) look(v *volume) {
 		return
 	}
 	ended, known := v.conn.hungUp()
-	if ended {
+	if ended || v.conn.believed() {
 		s.restore(v)
 		return
 	}
-	if !known && v.conn.due(probeTicks*s.cfg.Tick) {
-		s.probeLink(v)
+	if !known && v.conn.due(askTicks*s.cfg.Tick) {
+		s.askLink(v)
 	}
 	if s.cfg.KeyLimit > 0 && r.Keyed {
 		s.renewIfOld(v, r)
 	}
 }
 
-// probeLink reads from the device, and restores the link if that is not answered.
-func (s *Service) probeLink(v *volume) {
+// askLink asks the store for a link, and restores it if the store has not got it.
+func (s *Service) askLink(v *volume) {
 	r := v.record()
-	if !r.linked() || !r.Attached || !v.conn.probing.CompareAndSwap(false, true) {
+	if !v.conn.asking.CompareAndSwap(false, true) {
 		return
 	}
 	if !s.start(func() {
-		defer v.conn.probing.Store(false)
-		ctx, cancel := context.WithTimeout(s.quit, s.cfg.Patience)
-		defer cancel()
-		err := s.cfg.Kernel.Probe(ctx, r.device())
-		if err != nil && s.quit.Err() == nil {
+		defer v.conn.asking.Store(false)
+		leave, err := s.admitted(r.Ticket.Store)
+		if err != nil {
+			return
+		}
+		open, err := s.connected(s.quit, r.Ticket)
+		leave()
+		switch {
+		case s.quit.Err() != nil:
+		case err != nil:
+			v.conn.fail(err) // nothing can be done about it now, and nothing is known
+		case !open:
 			s.restore(v)
+		default:
+			v.conn.fine()
 		}
 	}) {
-		v.conn.probing.Store(false)
+		v.conn.asking.Store(false)
 	}
+}
+
+// connected asks the store of a ticket whether it has an open connection of it.
+func (s *Service) connected(ctx context.Context, t Ticket) (bool, error) {
+	ctx, cancel := s.bound(ctx)
+	defer cancel()
+	conn, err := s.cfg.Finder.Find(ctx, t.Pool, t.Store)
+	if err != nil {
+		return false, fmt.Errorf("find store %s of pool %s: %w", t.Store, t.Pool, err)
+	}
+	p, err := s.publication(ctx, conn, t)
+	if errors.Is(err, store.ErrFenced) {
+		return false, nil // for restore to find out
+	}
+	return p.Connected, err
 }
 
 // restore begins to restore a link, unless somebody does already.
@@ -176,13 +202,11 @@ func (s *Service) attempt(v *volume) error {
 	if !r.linked() {
 		return nil
 	}
-	gate := s.gate(r.Ticket.Store)
-	select {
-	case gate <- struct{}{}:
-		defer func() { <-gate }()
-	case <-s.quit.Done():
-		return s.quit.Err()
+	out, err := s.admitted(r.Ticket.Store)
+	if err != nil {
+		return err
 	}
+	defer out()
 	conn, info, err := s.find(s.quit, r.Ticket)
 	if errors.Is(err, store.ErrNotFound) {
 		return s.fence(v, fmt.Errorf("image %s is gone: %w", r.Ticket.Image, err))
@@ -213,63 +237,49 @@ func (s *Service) attempt(v *volume) error {
 	return nil
 }
 
-// gate bounds the attempts for one store.
-func (s *Service) gate(uuid string) chan struct{} {
+// admitted waits for a turn at a store; leave must be called after it.
+func (s *Service) admitted(uuid string) (leave func(), err error) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	g := s.gates[uuid]
-	if g == nil {
-		g = make(chan struct{}, s.cfg.Parallel)
-		s.gates[uuid] = g
+	gate := s.gates[uuid]
+	if gate == nil {
+		gate = make(chan struct{}, s.cfg.Parallel)
+		s.gates[uuid] = gate
 	}
-	return g
+	s.mu.Unlock()
+	select {
+	case gate <- struct{}{}:
+		return func() { <-gate }, nil
+	case <-s.quit.Done():
+		return nil, s.quit.Err()
+	}
 }
 
 // reconnect gives the volume's device a new link. The caller holds the old one.
 func (s *Service) reconnect(v *volume, r *record, conn Connection) error {
-	if s.answers(v, r) {
+	if s.works(v, r, conn) {
 		return nil
 	}
 	l, err := s.dial(s.quit, v, conn)
 	if err != nil {
 		return err
 	}
+	defer l.close()
 	s.point.Hit("stage.reconnect.dialled")
 	if err := s.cfg.Kernel.Reconnect(s.quit, r.device(), attach.Request{Socket: l.give()}); err != nil {
-		l.close()
 		return err
 	}
 	s.point.Hit("stage.reconnect.adopted")
 	return s.adopted(v, r, l)
 }
 
-// slowness is by how much a device may exceed the patience while its store answers.
-const slowness = 4
-
-// answers tells whether a link that nobody has declared dead works after all: its store
-// may be slow only, and to cut a link stalls what is under way.
-func (s *Service) answers(v *volume, r *record) bool {
+// works tells whether a link that nobody has declared dead is open after all. To cut a
+// link stalls what is under way.
+func (s *Service) works(v *volume, r *record, conn Connection) bool {
 	if ended, _ := v.conn.hungUp(); ended || v.conn.believed() {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(s.quit, slowness*s.cfg.Patience)
-	defer cancel()
-	again := time.NewTicker(s.cfg.Patience / 10)
-	defer again.Stop()
-	for {
-		err := s.cfg.Kernel.Probe(ctx, r.device())
-		if err == nil {
-			return true
-		}
-		if ended, _ := v.conn.hungUp(); ended || errors.Is(err, attach.ErrGone) {
-			return false
-		}
-		select {
-		case <-again.C:
-		case <-ctx.Done():
-			return false
-		}
-	}
+	p, err := s.publication(s.quit, conn, r.Ticket)
+	return err == nil && p.Connected
 }
 
 // adopted notes a link that the kernel has taken for a device that was there before.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -75,32 +76,40 @@ func TestRestartLeavesHealthyLinks(t *testing.T) {
 	req, raw := r.ext4(1), r.block(2)
 	r.must(r.svc.Stage(ctx, req))
 	r.must(r.svc.Stage(ctx, raw))
-	before := r.Store.Attempts()
+	before := r.Store.Generations()
 	r.restart()
-	probes := make(chan struct{}, 1)
-	r.Kernel.Fail.Set(func(op string) error {
-		if op == "Probe" {
+	asked := make(chan struct{}, 1)
+	r.Store.Fail.Set(func(op string) error {
+		if op == "Publications" {
 			select {
-			case probes <- struct{}{}:
+			case asked <- struct{}{}:
 			default:
 			}
 		}
 		return nil
 	})
 	for range 6 {
-		<-probes
+		<-asked
 	}
-	if n := r.Store.Attempts(); n != before {
-		t.Errorf("%d attempts to reach the store", n-before)
+	r.Store.Fail.Set(nil)
+	if now := r.Store.Generations(); !slices.Equal(now, before) {
+		t.Errorf("generations are %v, were %v", now, before)
 	}
 	if n := r.count(stage.LinkLost); n > 0 {
 		t.Errorf("%d links are said to be lost", n)
 	}
-	r.Kernel.Fail.Set(nil)
-	// The store dies now, and no descriptor tells.
+	// The store dies now, and no descriptor tells. That it cannot be asked is a problem
+	// that is shown, and no proof.
 	r.Store.Kill()
-	r.await(stage.LinkLost, req.Volume)
+	r.until("told of the problem", func() bool {
+		h, err := r.svc.Health(req.Volume)
+		return err == nil && strings.Contains(h.Problem, "the store is down")
+	})
+	if n := r.count(stage.LinkLost); n > 0 {
+		t.Errorf("%d links are said to be lost", n)
+	}
 	r.Store.Start()
+	r.await(stage.LinkLost, req.Volume)
 	r.await(stage.LinkBack, req.Volume)
 	r.await(stage.LinkBack, raw.Volume)
 	r.must(r.svc.Unstage(ctx, req.Volume, req.Path))
@@ -224,11 +233,10 @@ func TestReconnectAcrossACrash(t *testing.T) {
 			}
 			r.forgetEvents()
 			r.restart()
-			r.until("one session", func() bool { return r.alive(imageID(1)) })
+			r.until("one session", func() bool { return r.alive(imageID(1)) && r.Kernel.Linked() })
 			r.Store.Kill()
-			r.await(stage.LinkLost, req.Volume)
 			r.Store.Start()
-			r.await(stage.LinkBack, req.Volume)
+			r.until("one session again", func() bool { return r.alive(imageID(1)) && r.Kernel.Linked() })
 		})
 	}
 }

@@ -134,7 +134,16 @@ func (s *Store) Publications(_ context.Context, id store.ID) ([]store.Publicatio
 	if err != nil {
 		return nil, err
 	}
-	return slices.Clone(i.pubs), nil
+	pubs := slices.Clone(i.pubs)
+	for n := range pubs {
+		if !s.Local {
+			pubs[n].Token = ""
+		}
+		pubs[n].Connected = slices.ContainsFunc(i.sessions, func(c session) bool {
+			return c.epoch == pubs[n].Epoch && !hungUp(c.end)
+		})
+	}
+	return pubs, nil
 }
 
 // Note implements stage.API.

@@ -88,6 +88,18 @@ func (k *Kernel) Boot() error {
 // Tell is the kernel's notice that a link is dead.
 func (k *Kernel) Tell(index int) { k.dead <- index }
 
+// Linked tells whether the links of all devices are alive.
+func (k *Kernel) Linked() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, d := range k.devices {
+		if hungUp(d.sock) {
+			return false
+		}
+	}
+	return true
+}
+
 // Move makes a device look as if it had moved bytes.
 func (k *Kernel) Move(index int, bytes int64) {
 	k.mu.Lock()
@@ -270,21 +282,6 @@ func (k *Kernel) Devices(context.Context) ([]attach.Device, error) {
 	}
 	slices.SortFunc(list, func(a, b attach.Device) int { return a.Index - b.Index })
 	return list, nil
-}
-
-// Probe implements stage.Kernel: a read over a dead link is not answered.
-func (k *Kernel) Probe(ctx context.Context, d attach.Device) error {
-	if err := k.enter("Probe"); err != nil {
-		return err
-	}
-	have, err := k.same(d)
-	alive := err == nil && !hungUp(have.sock)
-	k.mu.Unlock()
-	if err != nil || alive {
-		return err
-	}
-	<-ctx.Done()
-	return attach.ErrUnhealthy
 }
 
 // Moved implements stage.Kernel.

@@ -29,6 +29,8 @@ type Store struct {
 	dir string
 	// Fail is asked before each call, by the method's name.
 	Fail Faults
+	// Local makes it tell tokens, as a store on the node's own host does.
+	Local bool
 
 	mu       sync.Mutex
 	uuid     string
@@ -128,6 +130,19 @@ func (s *Store) Sessions(id store.ID) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.images[id].sessions)
+}
+
+// Generations are those of the connections to all images, in order.
+func (s *Store) Generations() (all []uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, i := range s.images {
+		for _, c := range i.sessions {
+			all = append(all, c.generation)
+		}
+	}
+	slices.Sort(all)
+	return all
 }
 
 // Attempts counts the calls of Find so far.
