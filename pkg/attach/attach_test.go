@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -124,6 +125,11 @@ func TestDevices(t *testing.T) {
 	}
 	if len(all) != 2 || all[0] != want[0] || all[1] != want[1] {
 		t.Errorf("devices are %+v", all)
+	}
+	for backend, want := range map[string][]Device{"strata:b:7": all[:1], "strata:b": nil, "other": nil} {
+		if got, err := k.Find(t.Context(), backend); err != nil || !slices.Equal(got, want) {
+			t.Errorf("of backend %s there are %v (%v)", backend, got, err)
+		}
 	}
 	if n, err := k.Free(); n != 2 || err != nil {
 		t.Errorf("%d free (%v), want 64 and 67", n, err)

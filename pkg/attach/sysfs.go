@@ -125,27 +125,39 @@ func (k *Kernel) same(d Device) (Device, error) {
 // Devices lists the devices that are ours: connected, by whatever process, under a
 // backend identifier that begins with Prefix. In order of their indexes.
 func (k *Kernel) Devices(ctx context.Context) ([]Device, error) {
+	return k.list(ctx, func(backend string) bool { return strings.HasPrefix(backend, Prefix) })
+}
+
+// Find lists the devices with that backend identifier, which is one of ours, or none. It
+// costs one small file of sysfs a device of the host.
+func (k *Kernel) Find(ctx context.Context, backend string) ([]Device, error) {
+	return k.list(ctx, func(have string) bool { return have == backend && strings.HasPrefix(have, Prefix) })
+}
+
+func (k *Kernel) list(ctx context.Context, wanted func(backend string) bool) ([]Device, error) {
 	all, err := k.indexes()
 	if err != nil {
 		return nil, fmt.Errorf("attach: %w", err)
 	}
-	var ours []Device
+	var list []Device
 	for _, i := range all {
 		if err := ctx.Err(); err != nil {
 			return nil, fmt.Errorf("attach: list devices: %w", err)
 		}
+		backend, err := k.attr(i, "backend")
+		if missing(err) || err == nil && !wanted(backend) {
+			continue
+		}
 		d, err := k.look(i)
-		if errors.Is(err, ErrGone) {
+		if errors.Is(err, ErrGone) || err == nil && !wanted(d.Backend) {
 			continue
 		}
 		if err != nil {
 			return nil, fmt.Errorf("attach: %w", err)
 		}
-		if strings.HasPrefix(d.Backend, Prefix) {
-			ours = append(ours, d)
-		}
+		list = append(list, d)
 	}
-	return ours, nil
+	return list, nil
 }
 
 // Free counts the indexes of the range that nobody uses: how many more devices this

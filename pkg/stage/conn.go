@@ -20,7 +20,6 @@ type connState struct {
 	problem string
 	busy    bool // somebody restores the link, or ends the device
 	ended   bool // the device of a fenced volume was ended
-	told    bool // the kernel says that the link is dead
 	checked time.Time
 }
 
@@ -105,7 +104,7 @@ func (c *connState) back() time.Duration {
 	if !c.lost.IsZero() {
 		after = time.Since(c.lost)
 	}
-	c.lost, c.problem, c.told = time.Time{}, "", false
+	c.lost, c.problem = time.Time{}, ""
 	return after
 }
 
@@ -133,22 +132,7 @@ func (c *connState) due(every time.Duration) bool {
 func (c *connState) reset() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.lost, c.problem, c.told, c.ended = time.Time{}, "", false, false
-}
-
-// hear notes that the kernel says that the link is dead.
-func (c *connState) hear() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.told = true
-}
-
-// believed tells whether the link is dead for certain: no descriptor of a live socket
-// says otherwise, and the kernel has said so.
-func (c *connState) believed() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.told && c.sock == nil
+	c.lost, c.problem, c.ended = time.Time{}, "", false
 }
 
 // setEnded notes that the device of a fenced volume is ended, or has yet to be.

@@ -240,7 +240,7 @@ func (s *Service) disconnect(ctx context.Context, v *volume) error {
 		}
 		return nil
 	}
-	devices, err := s.cfg.Kernel.Devices(ctx)
+	devices, err := s.cfg.Kernel.Find(ctx, backendOf(r.Ticket))
 	if errors.Is(err, attach.ErrUnsupported) {
 		return nil // then there is none
 	}
@@ -248,9 +248,6 @@ func (s *Service) disconnect(ctx context.Context, v *volume) error {
 		return fmt.Errorf("look for devices of %s: %w", backendOf(r.Ticket), err)
 	}
 	for _, d := range devices {
-		if d.Backend != backendOf(r.Ticket) {
-			continue
-		}
 		if err := s.cfg.Kernel.Disconnect(ctx, d); err != nil {
 			return fmt.Errorf("disconnect %s: %w", d.Path, err)
 		}

@@ -1,6 +1,7 @@
 package stage
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -101,9 +102,10 @@ func removeDir(path string) error {
 
 // quiesce makes sure that nothing mounts the device any more, in any mount namespace,
 // and writes back what is in its cache.
-func quiesce(device string) error {
+func (s *Service) quiesce(ctx context.Context, device string) error {
 	// O_EXCL on a block device without O_CREAT asks that no file system or other owner
-	// has claimed it.
+	// has claimed it. To close the last descriptor writes back, so that is done before,
+	// elsewhere.
 	f, err := os.OpenFile(device, os.O_RDONLY|unix.O_EXCL, 0)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV):
@@ -113,12 +115,6 @@ func quiesce(device string) error {
 	case err != nil:
 		return fmt.Errorf("open %s: %w", device, err)
 	}
-	err = f.Sync()
-	if e := f.Close(); err == nil {
-		err = e
-	}
-	if err != nil {
-		return fmt.Errorf("flush %s: %w", device, err)
-	}
-	return nil
+	defer f.Close()
+	return s.flush(ctx, device)
 }

@@ -56,6 +56,7 @@ type Kernel interface {
 	Resize(ctx context.Context, d attach.Device, size int64) error
 	Disconnect(ctx context.Context, d attach.Device) error
 	Devices(ctx context.Context) ([]attach.Device, error)
+	Find(ctx context.Context, backend string) ([]attach.Device, error)
 	Moved(d attach.Device) (int64, error)
 	Free() (int, error)
 	Watch(ctx context.Context, fn func(index int))

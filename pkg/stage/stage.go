@@ -88,14 +88,12 @@ func (s *Service) noStranger(ctx context.Context, v *volume, req Request) error 
 	if err := s.alone(v, req.Ticket.Image); err != nil {
 		return err
 	}
-	devices, err := s.cfg.Kernel.Devices(ctx)
+	devices, err := s.cfg.Kernel.Find(ctx, backendOf(req.Ticket))
 	if err != nil {
 		return err
 	}
-	for _, d := range devices {
-		if d.Backend == backendOf(req.Ticket) {
-			return fmt.Errorf("%s serves it already, has no record and is in use; end the pods that use it, then start the node's process anew: %w", d.Path, ErrState)
-		}
+	if len(devices) > 0 {
+		return fmt.Errorf("%s serves it already, has no record and is in use; end the pods that use it, then start the node's process anew: %w", devices[0].Path, ErrState)
 	}
 	return s.unmount(req.Path)
 }
@@ -232,7 +230,7 @@ func (s *Service) dismantle(ctx context.Context, v *volume) error {
 	}
 	if r.Attached && r.Fenced == "" {
 		v.at("being flushed")
-		if err := quiesce(r.Device); err != nil {
+		if err := s.quiesce(ctx, r.Device); err != nil {
 			return err
 		}
 	}

@@ -20,7 +20,7 @@ import (
 //     for it may work: the store is asked whether the connection is open, at the start
 //     and then every few ticks. The kernel closes what it gives up, so the store knows.
 //   - The kernel tells of links that it gives up (in the host's network namespace only).
-//     It is believed where no descriptor of a live socket says otherwise.
+//     It is a hint to ask at once.
 //
 // Nothing here reads from a device. A read over a dead link hangs in the kernel until
 // the link is back, and with it the process even when it is killed: it could not be
@@ -74,8 +74,7 @@ func (s *Service) hear() {
 	s.cfg.Kernel.Watch(s.quit, func(index int) {
 		for _, v := range s.all() {
 			if r := v.record(); r != nil && r.Attached && r.Index == index && r.Fenced == "" {
-				v.conn.hear()
-				s.look(v)
+				s.askLink(v)
 			}
 		}
 	})
@@ -100,7 +99,7 @@ func (s *Service) look(v *volume) {
 		return
 	}
 	ended, known := v.conn.hungUp()
-	if ended || v.conn.believed() {
+	if ended {
 		s.restore(v)
 		return
 	}
@@ -115,7 +114,7 @@ func (s *Service) look(v *volume) {
 // askLink asks the store for a link, and restores it if the store has not got it.
 func (s *Service) askLink(v *volume) {
 	r := v.record()
-	if !v.conn.asking.CompareAndSwap(false, true) {
+	if _, known := v.conn.hungUp(); known || !r.linked() || !r.Attached || !v.conn.asking.CompareAndSwap(false, true) {
 		return
 	}
 	if !s.start(func() {
@@ -275,8 +274,8 @@ func (s *Service) reconnect(v *volume, r *record, conn Connection) error {
 // works tells whether a link that nobody has declared dead is open after all. To cut a
 // link stalls what is under way.
 func (s *Service) works(v *volume, r *record, conn Connection) bool {
-	if ended, _ := v.conn.hungUp(); ended || v.conn.believed() {
-		return false
+	if ended, known := v.conn.hungUp(); known {
+		return !ended
 	}
 	p, err := s.publication(s.quit, conn, r.Ticket)
 	return err == nil && p.Connected

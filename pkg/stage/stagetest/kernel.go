@@ -284,6 +284,12 @@ func (k *Kernel) Devices(context.Context) ([]attach.Device, error) {
 	return list, nil
 }
 
+// Find implements stage.Kernel.
+func (k *Kernel) Find(ctx context.Context, backend string) ([]attach.Device, error) {
+	list, err := k.Devices(ctx)
+	return slices.DeleteFunc(list, func(d attach.Device) bool { return d.Backend != backend }), err
+}
+
 // Moved implements stage.Kernel.
 func (k *Kernel) Moved(d attach.Device) (int64, error) {
 	if err := k.enter("Moved"); err != nil {
