@@ -21,13 +21,16 @@
 //     it has ended: no second mkfs ever starts beside one that hangs.
 //   - Links have a lock of their own. A device is reconnected while a mount or mkfs on
 //     it hangs; that is what makes them go on.
+//   - This process reads and writes no device: who waits for a dead link in the kernel
+//     cannot be killed, and this process must be free to bring the link back, or to be
+//     started anew. Programs that do it are processes of their own.
 //   - An image is formatted only if nobody can have stored anything in it: see format.go.
 //   - A device whose publication was withdrawn is fenced: durably marked, disconnected,
 //     never connected again. Its I/O ends in errors instead of waiting for ever.
 //
 // The watcher (watch.go) keeps links alive: it learns of a dead one by the hang-up of
-// its socket, by the kernel's notice, or by a read that is not answered, and replaces
-// it under a new generation, looking up the store anew each time.
+// its socket, or by asking the store where an earlier process made the link, and
+// replaces it under a new generation, looking up the store anew each time.
 //
 // What it does not do: it stores no secrets outside the records (mode 0600), decides
 // nothing about placement, does not load modules, and never touches devices whose
