@@ -8,6 +8,9 @@ GO       ?= go
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS  := -s -w -X main.version=$(VERSION)
 BIN      := bin/strata
+# The image's name, and the archive that `ctr images import` and `docker load` take.
+IMAGE     ?= strata
+IMAGE_TAR := bin/strata-image.tar
 # Packages with unit tests; the tests under test/ drive the real binary.
 UNITS    := ./cmd/... ./pkg/...
 FUZZTIME ?= 10s
@@ -27,8 +30,19 @@ build-ceph: ## Build bin/strata with the Ceph backend too: cgo, needs librbd-dev
 	CGO_ENABLED=1 $(GO) build -trimpath -tags ceph,pacific,ceph_preview -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/strata
 
 .PHONY: image
-image: ## Build the container image strata:VERSION.
-	docker build --build-arg VERSION=$(VERSION) -t strata:$(VERSION) .
+image: build ## Build the container image IMAGE:VERSION as an archive, without a container engine.
+	$(GO) run ./hack/image -strata $(BIN) -name $(IMAGE) -version '$(VERSION)' -out $(IMAGE_TAR) \
+		-revision "$$(git rev-parse HEAD 2>/dev/null)" \
+		-created "$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || echo 0)}"
+
+.PHONY: image-test
+image-test: image ## Run what is in that image: every program, and file systems made with them (as root).
+	STRATA_IMAGE=$(CURDIR)/$(IMAGE_TAR) $(GO) test -v -count=1 -timeout 10m ./hack/image
+
+.PHONY: image-docker
+image-docker: ## Build the same image with docker.
+	docker build --build-arg VERSION='$(VERSION)' --build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null)" \
+		--build-arg CREATED="$$(git log -1 --format=%cI 2>/dev/null)" -t $(IMAGE):$(VERSION) .
 
 .PHONY: clean
 clean: ## Remove what was built here.
