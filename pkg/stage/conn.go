@@ -20,6 +20,7 @@ type connState struct {
 	problem string
 	busy    bool // somebody restores the link, or ends the device
 	ended   bool // the device of a fenced volume was ended
+	left    bool // the device is being disconnected, or was
 	checked time.Time
 }
 
@@ -132,7 +133,20 @@ func (c *connState) due(every time.Duration) bool {
 func (c *connState) reset() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.lost, c.problem, c.ended = time.Time{}, "", false
+	c.lost, c.problem, c.ended, c.left = time.Time{}, "", false, false
+}
+
+// leave notes that the device is being disconnected, so that nobody connects it again.
+func (c *connState) leave() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.left = true
+}
+
+func (c *connState) leaving() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.left
 }
 
 // setEnded notes that the device of a fenced volume is ended, or has yet to be.

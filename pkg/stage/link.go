@@ -233,6 +233,7 @@ func (s *Service) disconnect(ctx context.Context, v *volume) error {
 	if r == nil {
 		return nil
 	}
+	v.conn.leave()
 	s.down(v)
 	if r.Attached {
 		if err := s.cfg.Kernel.Disconnect(ctx, r.device()); err != nil {

@@ -80,9 +80,10 @@ func (s *Service) hear() {
 	})
 }
 
-// linked tells whether the volume has a link that should be alive.
+// linked tells whether the volume has a link that should be alive: to its very end, or
+// what is written back when it is unmounted could not be.
 func (r *record) linked() bool {
-	return r != nil && r.Fenced == "" && r.Phase != PhaseDetaching && (r.Attached || r.Mapped && r.Phase == PhaseReady)
+	return r != nil && r.Fenced == "" && (r.Attached || r.Mapped && r.Phase == PhaseReady)
 }
 
 // look examines one link. It does not block.
@@ -92,7 +93,7 @@ func (s *Service) look(v *volume) {
 	case r != nil && r.Fenced != "":
 		s.finish(v)
 		return
-	case !r.linked():
+	case !r.linked() || v.conn.leaving():
 		return
 	case !r.Attached:
 		s.restore(v)
@@ -218,7 +219,7 @@ func (s *Service) attempt(v *volume) error {
 		return err
 	}
 	defer leave()
-	if r = v.record(); !r.linked() {
+	if r = v.record(); !r.linked() || v.conn.leaving() {
 		return nil
 	}
 	if !r.Attached {
@@ -227,6 +228,8 @@ func (s *Service) attempt(v *volume) error {
 		err = s.reconnect(v, r, conn)
 	}
 	switch {
+	case errors.Is(err, attach.ErrGone) && r.Phase == PhaseDetaching:
+		return nil // an earlier process has ended it
 	case errors.Is(err, store.ErrFenced), errors.Is(err, attach.ErrGone):
 		return s.fenceHeld(v, err)
 	case err != nil:

@@ -70,6 +70,43 @@ func TestReconnectDuringAnOperation(t *testing.T) {
 	}
 }
 
+// The store dies while the file system is unmounted, in this process or before it was
+// started. What has to be written back is.
+func TestReconnectDuringUnmount(t *testing.T) {
+	r, ctx := newRig(t, false), t.Context()
+	req, second := r.ext4(1), r.ext4(2)
+	r.must(r.svc.Stage(ctx, req))
+	r.must(r.svc.Stage(ctx, second))
+	died := 0
+	r.Mounter.Fail.Set(func(string) error {
+		died++
+		r.forgetEvents()
+		r.Store.Kill()
+		r.await(stage.LinkLost, req.Volume)
+		r.Store.Start()
+		r.await(stage.LinkBack, req.Volume)
+		return nil
+	})
+	r.must(r.svc.Unstage(ctx, req.Volume, req.Path))
+	r.Mounter.Fail.Set(nil)
+	if died != 1 {
+		t.Errorf("the store died %d times", died)
+	}
+	if !r.crashing("stage.unstage.recorded", 1, func(ctx context.Context) error {
+		return r.svc.Unstage(ctx, second.Volume, second.Path)
+	}) {
+		t.Fatal("the point was not reached")
+	}
+	r.close()
+	r.Kernel.Forget()
+	r.Store.Kill()
+	r.Store.Start()
+	r.open()
+	r.await(stage.LinkBack, second.Volume)
+	r.must(r.svc.Unstage(ctx, second.Volume, second.Path))
+	r.clean("at the end")
+}
+
 // A node process that starts anew leaves links that work alone.
 func TestRestartLeavesHealthyLinks(t *testing.T) {
 	r, ctx := newRig(t, false), t.Context()

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -36,9 +37,13 @@ type process struct {
 func newProcess(t *testing.T, dir, name, netns string, args ...string) *process {
 	p := &process{t: t, name: name, netns: netns, args: args, log: filepath.Join(dir, name+".log")}
 	t.Cleanup(func() {
+		if t.Failed() {
+			// Its log tells at the end what waits in the kernel.
+			_ = os.WriteFile("/proc/sysrq-trigger", []byte("w"), 0)
+		}
 		p.stop()
 		if t.Failed() {
-			t.Logf("last lines of %s:\n%s", name, p.tail(40))
+			t.Logf("last lines of %s:\n%s", name, p.tail(60))
 		}
 	})
 	return p
@@ -118,13 +123,16 @@ func (p *process) alive() error {
 	return nil
 }
 
-// tail returns the last lines that the process wrote.
+// tail returns the last lines that the process wrote, without the beginnings of calls and
+// those that were told to come again: there may be very many.
 func (p *process) tail(n int) string {
 	b, err := os.ReadFile(p.log)
 	if errors.Is(err, os.ErrNotExist) {
 		return "(nothing)"
 	}
-	lines := strings.Split(string(bytes.TrimSpace(b)), "\n")
+	lines := slices.DeleteFunc(strings.Split(string(bytes.TrimSpace(b)), "\n"), func(l string) bool {
+		return strings.Contains(l, `"Call" logger`) || strings.Contains(l, `code="Aborted"`)
+	})
 	lines = lines[max(0, len(lines)-n):]
 	for i, l := range lines {
 		lines[i] = l[:min(len(l), 400)]
