@@ -33,6 +33,8 @@ type Ceph struct {
 	// Pool is the cluster's name of the pool, Namespace an RBD namespace in it ("" is
 	// the default one), DataPool where data is kept if that is another pool.
 	Pool, Namespace, DataPool string
+	// Installation tells those apart that share a place in a pool; "" is the default one.
+	Installation string
 }
 
 // cluster reads one cluster and adds it to cfg.
@@ -95,13 +97,17 @@ func (p *parser) monitors(n *yaml.Node, c *Cluster) error {
 	return nil
 }
 
-// cephKeys are the keys of a pool that backend ceph alone has, by their nodes, until the
-// whole of the pool is known.
+// ofCeph are the keys of a pool that backend ceph alone has.
+func ofCeph() []string {
+	return []string{"cluster", "cephPool", "namespace", "dataPool", "installation"}
+}
+
+// cephKeys are the nodes of those keys, until the whole of the pool is known.
 type cephKeys map[string]*yaml.Node
 
 func (p *parser) cephKeys(keys map[string]func(*yaml.Node) error) cephKeys {
 	at := make(cephKeys)
-	for _, k := range []string{"cluster", "cephPool", "namespace", "dataPool"} {
+	for _, k := range ofCeph() {
 		keys[k] = func(n *yaml.Node) error { at[k] = n; return nil }
 	}
 	return at
@@ -110,7 +116,7 @@ func (p *parser) cephKeys(keys map[string]func(*yaml.Node) error) cephKeys {
 // ceph completes a pool with what it says of Ceph.
 func (p *parser) ceph(n *yaml.Node, at cephKeys, s *Settings, cfg *Config) error {
 	if s.Backend != BackendCeph {
-		for _, k := range []string{"cluster", "cephPool", "namespace", "dataPool"} {
+		for _, k := range ofCeph() {
 			if at[k] != nil {
 				return p.fail(at[k], "%s is for backend ceph, and pool %s has backend %s", k, s.Name, s.Backend)
 			}
@@ -126,6 +132,7 @@ func (p *parser) ceph(n *yaml.Node, at cephKeys, s *Settings, cfg *Config) error
 	}{
 		{"cluster", &name, ValidateName}, {"cephPool", &c.Pool, validateCephName},
 		{"namespace", &c.Namespace, validateCephName}, {"dataPool", &c.DataPool, validateCephName},
+		{"installation", &c.Installation, validateInstallation},
 	} {
 		if at[f.key] == nil {
 			continue
@@ -143,7 +150,7 @@ func (p *parser) ceph(n *yaml.Node, at cephKeys, s *Settings, cfg *Config) error
 	}
 	c.Cluster = cfg.Clusters[i]
 	for _, o := range cfg.Pools {
-		if o.Ceph != nil && o.Ceph.Cluster.Name == name && o.Ceph.Pool == c.Pool && o.Ceph.Namespace == c.Namespace {
+		if o.Ceph != nil && o.Ceph.Cluster.Name == name && o.Ceph.Pool == c.Pool && o.Ceph.Namespace == c.Namespace && o.Ceph.Installation == c.Installation {
 			return p.fail(at["cephPool"], "pool %s keeps its images there already", o.Name)
 		}
 	}
@@ -154,6 +161,13 @@ func (p *parser) ceph(n *yaml.Node, at cephKeys, s *Settings, cfg *Config) error
 func validatePath(s string) error {
 	if !strings.HasPrefix(s, "/") {
 		return fmt.Errorf("%q must begin with '/'", s)
+	}
+	return nil
+}
+
+func validateInstallation(s string) error {
+	if err := ValidateName(s); err != nil {
+		return fmt.Errorf("installation %q is no DNS label of at most %d bytes", s, MaxName)
 	}
 	return nil
 }

@@ -29,6 +29,7 @@ pools:
     cephPool: rbd
     namespace: tenant-1
     dataPool: ec.data
+    installation: prod-2
     local: /var/lib/strata-gateway
   - name: cold
     backend: ceph
@@ -48,7 +49,7 @@ pools:
 		Clusters: []pool.Cluster{near, far},
 		Pools: []pool.Settings{{
 			Name: "fast", Default: true, Backend: pool.BackendCeph, Local: "/var/lib/strata-gateway",
-			Ceph: &pool.Ceph{Cluster: near, Pool: "rbd", Namespace: "tenant-1", DataPool: "ec.data"},
+			Ceph: &pool.Ceph{Cluster: near, Pool: "rbd", Namespace: "tenant-1", DataPool: "ec.data", Installation: "prod-2"},
 		}, {
 			Name: "cold", Backend: pool.BackendCeph, Local: "/var/lib/strata-far",
 			Ceph: &pool.Ceph{Cluster: far, Pool: "rbd"},
@@ -92,6 +93,7 @@ func TestParseCephErrors(t *testing.T) {
 		{whole + pools + "    cluster: c\n    cephPool: rbd\n    namespace: a@b", `p.yaml:8: "a@b": a name in Ceph`},
 		{whole + pools + "    cluster: c\n    cephPool: rbd\n    dataPool: ''", "p.yaml:8: want a text"},
 		{whole + pools + "    cluster: c\n    cephPool: rbd\n  - name: b\n    local: /b\n    backend: ceph\n    cluster: c\n    cephPool: rbd", "p.yaml:12: pool a keeps its images there already"},
+		{whole + pools + "    cluster: c\n    cephPool: rbd\n    installation: A", `p.yaml:8: installation "A" is no DNS label`},
 		{"pools:\n  - name: a\n    local: /a\n    cephPool: rbd", "p.yaml:4: cephPool is for backend ceph, and pool a has backend layered"},
 	} {
 		_, err := pool.Parse("p.yaml", []byte(c.text))
