@@ -3,10 +3,12 @@
 package scenario
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -40,6 +42,7 @@ type cluster struct {
 type storeHost struct {
 	*process
 	data string
+	http string // address of its metrics, in its network namespace
 }
 
 // server is a process with a CSI socket.
@@ -100,8 +103,9 @@ func (c *cluster) addStore(name, netns string, args ...string) *storeHost {
 	if err := os.Mkdir(data, 0o700); err != nil {
 		c.t.Fatal(err)
 	}
-	args = append([]string{"store", "--data", data}, args...)
-	s := &storeHost{data: data, process: newProcess(c.t, c.dir, name, netns, append(args, "--init")...)}
+	metrics := fmt.Sprintf("127.0.0.1:%d", 9900+len(c.stores))
+	args = append([]string{"store", "--data", data, "--http", metrics}, args...)
+	s := &storeHost{data: data, http: metrics, process: newProcess(c.t, c.dir, name, netns, append(args, "--init")...)}
 	s.start()
 	s.serving()
 	// From now on it is started as it is on every later day.
@@ -116,6 +120,33 @@ func (s *storeHost) serving() {
 	eventually(s.t, time.Minute, s.name+" serves", func(ctx context.Context) error {
 		return errors.Join(s.alive(), dialUnix(ctx, filepath.Join(s.data, "nbd.sock")), dialUnix(ctx, filepath.Join(s.data, "api.sock")))
 	})
+}
+
+// connections is how many connections to images the store has had since it was started.
+// It lives in the guest's own network namespace.
+func (s *storeHost) connections() (sum int) {
+	s.t.Helper()
+	answer, err := http.Get("http://" + s.http + "/metrics")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	lines := bufio.NewScanner(answer.Body)
+	for lines.Scan() {
+		var n int
+		series, value, _ := strings.Cut(lines.Text(), "} ")
+		if !strings.HasPrefix(series, "strata_volume_connections_total{") {
+			continue
+		}
+		if _, err := fmt.Sscan(value, &n); err != nil {
+			s.t.Fatalf("metrics: %q: %v", lines.Text(), err)
+		}
+		sum += n
+	}
+	if err := lines.Err(); err != nil {
+		s.t.Fatal(err)
+	}
+	return sum
 }
 
 func dialUnix(ctx context.Context, path string) error {
