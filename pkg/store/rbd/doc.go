@@ -1,0 +1,34 @@
+// Package rbd is the distributed backend: a store.Full whose images are RBD images in a
+// Ceph cluster. It is built with the tag ceph (and pacific, ceph_preview for Debian 12's
+// librbd); other builds have an Open that says so.
+//
+// # Terms
+//
+//   - installation: what shares one catalogue in a pool. Everything it makes there has
+//     a name that begins with "strata." and the installation's name.
+//   - catalogue: one object with all rows (package meta); its data is the generation.
+//   - member: a gateway of the installation. It runs jobs and carries out changes.
+//   - intent: the row of a change of several steps. It is taken back or carried on by
+//     whoever finds its member gone.
+//   - handle: an image or snapshot that this process has open, shared by all its users.
+//
+// # Invariants
+//
+//   - What the catalogue says has happened, wholly. A change is begun by a row and ended
+//     by another commit; in between nobody sees it.
+//   - Before a member takes over what another one left, the other is fenced: its client
+//     is on the cluster's blocklist, so nothing of it takes effect any more.
+//   - The library's cache is off, so an answered write is in the cluster.
+//   - A snapshot with clones is never removed in the cluster, only hidden: so cutting a
+//     clone link takes no parent snapshot with it, and a flatten killed between its last
+//     two steps can be done again. An image that nobody sees lies in the cluster's trash.
+//   - Nothing copies data within a request. Flatten and deletion are jobs.
+//
+// # What librbd makes different from the embedded store
+//
+//   - Unit of copying, sharing and accounting is the object, 4 MiB by default: Usage is
+//     coarse, and the first write to a part of a clone brings the whole object along.
+//   - Diffs and extents are exact to the block, but found by comparing the bytes of the
+//     objects that the object maps name.
+//   - Rolling back takes time in proportion to the image's size.
+package rbd

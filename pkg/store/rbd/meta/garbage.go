@@ -1,0 +1,70 @@
+package meta
+
+import "github.com/strata-csi/strata/pkg/store"
+
+// Garbage is what may go of one image.
+type Garbage struct {
+	// Snapshots are referenced by nothing.
+	Snapshots []Snapshot
+	// Whole: with them the image itself may go.
+	Whole bool
+	// Trash: the image has to stay, but belongs in the trash.
+	Trash bool
+}
+
+// Nothing tells whether there is none.
+func (g Garbage) Nothing() bool { return len(g.Snapshots) == 0 && !g.Whole && !g.Trash }
+
+// Garbage tells what of an image may go from the cluster.
+//
+// A snapshot stays where it is, out of the cluster's own trash for snapshots, as long as
+// an image was cloned from it. So cutting a clone link never takes the parent snapshot
+// away with it, and a flatten that dies between its two last steps leaves an image that
+// can be opened and flattened again.
+func (s *State) Garbage(id store.ID) Garbage {
+	image, ok := s.Images[id]
+	if !ok || image.Phase == Making {
+		return Garbage{}
+	}
+	used := set{}
+	for kid := range s.kids[id] {
+		used[s.Images[kid].Parent.Snapshot] = true
+	}
+	var g Garbage
+	stay, seen := 0, 0
+	for _, n := range s.SnapsOf(id) {
+		switch {
+		case n.Phase == Making || used[n.ID]:
+			stay++
+		case n.Phase == Removed || n.Internal:
+			g.Snapshots = append(g.Snapshots, n)
+		default:
+			stay++
+			seen++
+		}
+	}
+	if image.Phase == Removed {
+		g.Whole = stay == 0 && len(s.kids[id]) == 0
+		g.Trash = !g.Whole && seen == 0 && !image.Trashed
+	}
+	return g
+}
+
+// Unlink cuts the clone link of an image and of its snapshots, and returns the image
+// that was its parent.
+func (t *Tx) Unlink(id store.ID) (parent store.ID) {
+	i := t.Images[id]
+	if i.Parent == nil {
+		return ""
+	}
+	parent = i.Parent.Image
+	i.Parent, i.Overlap = nil, 0
+	t.PutImage(i)
+	for _, n := range t.SnapsOf(id) {
+		if n.Overlap != 0 {
+			n.Overlap = 0
+			t.PutSnapshot(n)
+		}
+	}
+	return parent
+}

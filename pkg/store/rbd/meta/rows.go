@@ -1,0 +1,152 @@
+package meta
+
+import (
+	"encoding/hex"
+	"time"
+
+	"github.com/strata-csi/strata/pkg/store"
+)
+
+// Phase is where the life of an image or snapshot stands.
+type Phase string
+
+const (
+	// Making: its parts in the cluster are not complete.
+	Making Phase = "making"
+	// Live: it is there for everybody.
+	Live Phase = ""
+	// Removed: nobody sees it any more, something may still need it.
+	Removed Phase = "removed"
+)
+
+// Link is a clone link.
+type Link struct {
+	Image    store.ID `json:"image"`
+	Snapshot store.ID `json:"snapshot"`
+	// Name is the snapshot's name, "" for an internal one.
+	Name string `json:"name,omitempty"`
+}
+
+// Image is the row of an image.
+type Image struct {
+	ID   store.ID `json:"id"`
+	Name string   `json:"name"`
+	// Cluster is the image's name in the cluster.
+	Cluster string `json:"cluster"`
+	// ClusterID is its id there; known once the image is about to go to the trash.
+	ClusterID string `json:"clusterID,omitempty"`
+	Trashed   bool   `json:"trashed,omitempty"`
+	Phase     Phase  `json:"phase,omitempty"`
+	// Order is the power of two that an object of the image has bytes.
+	Order int `json:"order"`
+	// Size and Overlap are bytes.
+	Size      int64        `json:"size"`
+	Overlap   int64        `json:"overlap,omitempty"`
+	Parent    *Link        `json:"parent,omitempty"`
+	BlockSize int          `json:"blockSize"`
+	Policy    store.Policy `json:"policy"`
+	Limits    store.Limits `json:"limits,omitzero"`
+	Format    store.Format `json:"format,omitempty"`
+	Digest    string       `json:"digest,omitempty"`
+	Created   time.Time    `json:"created"`
+	// Epoch is that of the last publication.
+	Epoch uint64 `json:"epoch,omitempty"`
+	// Era counts roll-backs: object maps of different eras say nothing of each other.
+	Era int `json:"era,omitempty"`
+	// Seq numbers the image's snapshots.
+	Seq int `json:"seq,omitempty"`
+	// Source and Node: it is the private head of Source's publication to Node.
+	Source store.ID `json:"source,omitempty"`
+	Node   string   `json:"node,omitempty"`
+}
+
+// Head tells whether the image is the private head of a publication.
+func (i Image) Head() bool { return i.Source != "" }
+
+// Snapshot is the row of a snapshot.
+type Snapshot struct {
+	ID    store.ID `json:"id"`
+	Image store.ID `json:"image"`
+	Name  string   `json:"name"`
+	// Cluster is the snapshot's name in the cluster.
+	Cluster string `json:"cluster"`
+	// Internal: made for clones of the image; nobody sees it.
+	Internal bool         `json:"internal,omitempty"`
+	Phase    Phase        `json:"phase,omitempty"`
+	Size     int64        `json:"size"`
+	Overlap  int64        `json:"overlap,omitempty"`
+	Format   store.Format `json:"format,omitempty"`
+	Created  time.Time    `json:"created"`
+	Epoch    uint64       `json:"epoch,omitempty"`
+	Era      int          `json:"era,omitempty"`
+	Seq      int          `json:"seq"`
+}
+
+// Job is the row of a background job.
+type Job struct {
+	store.Job
+	// Owner is the member that runs it.
+	Owner string `json:"owner"`
+}
+
+// Op is what an intent is about.
+type Op string
+
+const (
+	// OpCreate makes an image, perhaps with an internal snapshot of its parent. It is
+	// taken back when it was interrupted.
+	OpCreate Op = "create"
+	// OpSnapshot makes a snapshot. It is taken back.
+	OpSnapshot Op = "snapshot"
+	// OpShrink makes an image smaller. It is carried on, as data may be gone already.
+	OpShrink Op = "shrink"
+	// OpRevert rolls an image back. It is carried on.
+	OpRevert Op = "revert"
+)
+
+// Intent is the row of a change of several steps that has begun.
+type Intent struct {
+	ID string `json:"id"`
+	Op Op     `json:"op"`
+	// Owner is the member that does it.
+	Owner string `json:"owner"`
+	// Object is the image that nobody else may change meanwhile, if there is one.
+	Object store.ID `json:"object,omitempty"`
+	// Image and Snapshot are what is made, or rolled back to.
+	Image    store.ID `json:"image,omitempty"`
+	Snapshot store.ID `json:"snapshot,omitempty"`
+	Size     int64    `json:"size,omitempty"`
+}
+
+// Member is the row of a gateway.
+type Member struct {
+	Name string `json:"name"`
+	// Addresses are those of its client in the cluster, for fencing.
+	Addresses string    `json:"addresses"`
+	Since     time.Time `json:"since"`
+	// Clean: it was closed in order.
+	Clean bool `json:"clean,omitempty"`
+}
+
+// Meta is the row of the installation itself.
+type Meta struct {
+	UUID    string `json:"uuid"`
+	Version int    `json:"version"`
+}
+
+// Version is the format of the rows.
+const Version = 1
+
+// Keys. What users choose is written in hexadecimal, which keeps its order.
+func imageKey(id store.ID) string { return "image/" + string(id) }
+func snapKey(id store.ID) string  { return "snap/" + string(id) }
+func pubKey(id store.ID, node string) string {
+	return "pub/" + string(id) + "/" + hex.EncodeToString([]byte(node))
+}
+func noteKey(key string) string    { return "note/" + hex.EncodeToString([]byte(key)) }
+func jobKey(id string) string      { return "job/" + id }
+func intentKey(id string) string   { return "intent/" + id }
+func memberKey(name string) string { return "member/" + hex.EncodeToString([]byte(name)) }
+
+// MetaKey is the key of the installation's own row.
+const MetaKey = "meta/"

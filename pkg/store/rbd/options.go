@@ -1,0 +1,102 @@
+package rbd
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/strata-csi/strata/pkg/store"
+)
+
+// Limits of clone depth where neither image nor Options say any, in clone links. The
+// hard one leaves images mappable by the kernel's own RBD client, which follows 16.
+const (
+	DefaultSoft = 4
+	DefaultHard = 14
+)
+
+// Options of Open. Pool is required.
+type Options struct {
+	// ConfigFile is the cluster's ceph.conf; "" for the library's default places.
+	ConfigFile string
+	// User is the client's name without "client."; "" for admin.
+	User string
+	// Config are further settings of the client, as in ceph.conf.
+	Config map[string]string
+	// Pool holds the images and the catalogue; it must be replicated. Namespace is one
+	// of its RADOS namespaces, DataPool where the data of new images goes; both may be "".
+	Pool, Namespace, DataPool string
+	// Installation tells those apart that share a pool: 1 to 40 letters, digits and '-'.
+	// "" means "default".
+	Installation string
+	// Member names this gateway among those of the installation, for ever: a name of a
+	// node. "" means "gateway". A gateway that opens ends the one with its name.
+	Member string
+	// Init makes the installation where there is none; without it that is an error.
+	Init bool
+	// Policy fills what images leave open; zero fields mean DefaultSoft and DefaultHard.
+	Policy store.Policy
+	// ObjectSize is that of new images, in bytes, a power of two from 4 KiB to 32 MiB; 0
+	// means 4 MiB. Large images get larger objects.
+	ObjectSize int64
+	// InFlight bounds the I/O that runs in the library at once; 0 means 64.
+	InFlight int
+	// Workers is how many background jobs run at once; 0 means 2.
+	Workers int
+}
+
+// ErrNotBuilt: this program was built without the Ceph backend.
+var ErrNotBuilt = errors.New("built without Ceph: build with CGO_ENABLED=1 and -tags ceph,pacific,ceph_preview, with librbd-dev and librados-dev installed")
+
+const (
+	leastObject = 4 << 10
+	mostObject  = 32 << 20
+)
+
+// filled checks the options and fills what they leave open.
+func (o Options) filled() (Options, error) {
+	set := func(s *string, to string) {
+		if *s == "" {
+			*s = to
+		}
+	}
+	set(&o.Installation, "default")
+	set(&o.Member, "gateway")
+	set(&o.User, "admin")
+	if o.ObjectSize == 0 {
+		o.ObjectSize = 4 << 20
+	}
+	if o.InFlight <= 0 {
+		o.InFlight = 64
+	}
+	o.Policy = fill(o.Policy, store.Policy{Soft: DefaultSoft, Hard: DefaultHard})
+	strange := func(r rune) bool {
+		return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-", r)
+	}
+	switch {
+	case o.Pool == "":
+		return o, fmt.Errorf("no pool is named: %w", store.ErrInvalid)
+	case len(o.Installation) > 40 || strings.ContainsFunc(o.Installation, strange):
+		return o, fmt.Errorf("installation %q: want 1 to 40 letters, digits and '-': %w", o.Installation, store.ErrInvalid)
+	case len(o.Member) > store.MaxName:
+		return o, fmt.Errorf("member name of %d bytes, at most %d are allowed: %w", len(o.Member), store.MaxName, store.ErrInvalid)
+	case o.ObjectSize < leastObject || o.ObjectSize > mostObject || o.ObjectSize&(o.ObjectSize-1) != 0:
+		return o, fmt.Errorf("object size %d: want a power of two from %d to %d: %w", o.ObjectSize, leastObject, mostObject, store.ErrInvalid)
+	}
+	return o, store.ValidatePolicy(o.Policy)
+}
+
+// fill takes from d what p leaves open; what p says is never contradicted.
+func fill(p, d store.Policy) store.Policy {
+	if p.Soft == 0 {
+		p.Soft = d.Soft
+		if p.Hard != 0 {
+			p.Soft = min(p.Soft, p.Hard)
+		}
+	}
+	if p.Hard == 0 {
+		p.Hard = d.Hard
+	}
+	p.Hard = max(p.Hard, p.Soft)
+	return p
+}

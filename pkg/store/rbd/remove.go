@@ -1,0 +1,192 @@
+//go:build ceph
+
+package rbd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	librbd "github.com/ceph/go-ceph/rbd"
+
+	"github.com/strata-csi/strata/pkg/failpoint"
+	"github.com/strata-csi/strata/pkg/jobs"
+	"github.com/strata-csi/strata/pkg/store"
+	"github.com/strata-csi/strata/pkg/store/rbd/meta"
+)
+
+// Remove hides an image or a snapshot at once; a job takes away what nothing needs.
+func (s *Store) Remove(ctx context.Context, id store.ID) error {
+	if err := s.begin(ctx); err != nil {
+		return fmt.Errorf("remove %q: %w", id, err)
+	}
+	defer s.end()
+	if err := s.remove(ctx, id); err != nil {
+		return fmt.Errorf("remove %q: %w", id, err)
+	}
+	failpoint.Hit("rbd.remove.done")
+	return nil
+}
+
+func (s *Store) remove(ctx context.Context, id store.ID) error {
+	for _, key := range []string{"image/", "open/"} { // nobody changes or opens it meanwhile
+		unlock, err := s.keys.lock(ctx, key+string(id))
+		if err != nil {
+			return err
+		}
+		defer unlock()
+	}
+	return s.exclusive(ctx, func(t *meta.Tx) error {
+		obj, err := t.Find(id, "")
+		if err != nil {
+			return err
+		}
+		if err := s.idle(t.State, obj); err != nil {
+			return err
+		}
+		if err := take(t, obj.Image.ID); err != nil {
+			return err
+		}
+		if obj.Snap != nil {
+			obj.Snap.Phase = meta.Removed
+			t.PutSnapshot(*obj.Snap)
+		} else {
+			obj.Image.Phase = meta.Removed
+			t.PutImage(obj.Image)
+			s.bulk.cancel(id)
+		}
+		s.queueCollect(t, obj.Image.ID)
+		return nil
+	})
+}
+
+// runCollect is the job that takes away what nothing needs of an image. It may be
+// interrupted anywhere and is idempotent.
+func (s *Store) runCollect(ctx context.Context, t *jobs.Task) error {
+	id := store.ID(t.Job().Target)
+	// Two changes of one image in the cluster wait for each other there for seconds.
+	done, err := s.bulk.stop(ctx, &s.keys, id)
+	if err != nil {
+		return err
+	}
+	defer done()
+	for {
+		var g meta.Garbage
+		var image meta.Image
+		err := s.update(ctx, func(t *meta.Tx) error {
+			g, image = t.Garbage(id), t.Images[id]
+			for _, n := range g.Snapshots {
+				if n.Phase != meta.Removed { // an internal one: nobody takes it from now on
+					n.Phase = meta.Removed
+					t.PutSnapshot(n)
+				}
+			}
+			return nil
+		})
+		if err != nil || g.Nothing() {
+			return err
+		}
+		if err := s.collect(ctx, image, g); err != nil {
+			return classify(fmt.Errorf("collect %s: %w", image.Cluster, err))
+		}
+		failpoint.Hit("rbd.collect.step")
+	}
+}
+
+// collect takes garbage away, first in the cluster and then in the catalogue.
+func (s *Store) collect(ctx context.Context, image meta.Image, g meta.Garbage) error {
+	if len(g.Snapshots) > 0 {
+		if err := s.removeSnapshots(ctx, image, g.Snapshots); err != nil {
+			return err
+		}
+	}
+	switch {
+	case g.Whole:
+		if err := s.purge(image); err != nil {
+			return err
+		}
+	case g.Trash:
+		return s.trash(ctx, image)
+	}
+	failpoint.Hit("rbd.collect.gone")
+	return s.update(ctx, func(t *meta.Tx) error {
+		for _, n := range g.Snapshots {
+			t.DropSnapshot(n.ID)
+		}
+		if g.Whole {
+			t.DropImage(image.ID)
+			if image.Parent != nil {
+				s.queueCollect(t, image.Parent.Image)
+			}
+		}
+		return nil
+	})
+}
+
+func (s *Store) removeSnapshots(ctx context.Context, image meta.Image, list []meta.Snapshot) error {
+	h, err := s.holdImage(ctx, image.ID)
+	if gone(err) {
+		return nil // it was never made
+	}
+	if err != nil {
+		return err
+	}
+	if err = h.enter(); err == nil {
+		for _, n := range list {
+			if e := h.img.GetSnapshot(n.Cluster).Remove(); e != nil && !gone(e) {
+				err = fmt.Errorf("snapshot %s: %w", n.Cluster, e)
+				break
+			}
+		}
+		h.leave()
+	}
+	return errors.Join(err, s.drop(h, false))
+}
+
+// purge deletes an image from the cluster.
+func (s *Store) purge(image meta.Image) error {
+	err := librbd.RemoveImage(s.c.io, image.Cluster)
+	if gone(err) && image.ClusterID != "" {
+		err = librbd.TrashRemove(s.c.io, image.ClusterID, true)
+	}
+	if gone(err) {
+		return nil
+	}
+	return err
+}
+
+// trash moves an image that nobody sees to the cluster's trash, out of the way of its
+// operators. Its id goes into the catalogue first: it is the only way to it from then on.
+func (s *Store) trash(ctx context.Context, image meta.Image) error {
+	if image.ClusterID == "" {
+		h, err := s.holdImage(ctx, image.ID)
+		if err != nil {
+			return err
+		}
+		image.ClusterID, err = h.img.GetId()
+		if err = errors.Join(err, s.drop(h, false)); err != nil {
+			return err
+		}
+		if err := s.putImage(ctx, image.ID, func(i *meta.Image) { i.ClusterID = image.ClusterID }); err != nil {
+			return err
+		}
+	}
+	failpoint.Hit("rbd.trash.known")
+	if err := librbd.GetImage(s.c.io, image.Cluster).Trash(0); err != nil && !gone(err) {
+		return fmt.Errorf("move to the trash: %w", err)
+	}
+	return s.putImage(ctx, image.ID, func(i *meta.Image) { i.Trashed = true })
+}
+
+// putImage changes the row of an image.
+func (s *Store) putImage(ctx context.Context, id store.ID, change func(*meta.Image)) error {
+	return s.update(ctx, func(t *meta.Tx) error {
+		i, ok := t.Images[id]
+		if !ok {
+			return fmt.Errorf("image %q: %w", id, store.ErrNotFound)
+		}
+		change(&i)
+		t.PutImage(i)
+		return nil
+	})
+}
