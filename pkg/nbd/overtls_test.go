@@ -49,6 +49,8 @@ func TestOverTLS(t *testing.T) {
 		"StalledPeersAreCut":         TestStalledPeersAreCutWhenOthersWait,
 		"StalledHeadersAreCut":       TestStalledHeadersAreCutWhenOthersWait,
 		"EachMessageHasItsTime":      TestEachMessageHasItsTime,
+		"PeerGoesInReply":            TestPeerGoesWhileTheReaderReplies,
+		"PeerGoesBeforeReply":        TestPeerGoesWhileTheReaderWaitsToReply,
 	} {
 		t.Run(name, test)
 	}

@@ -217,8 +217,9 @@ func isTimeout(err error) bool {
 }
 
 // outlet is the sending side of a connection, shared by all who reply. After a
-// failure the connection is closed and everything else is dropped.
+// failure the connection is ended and everything else is dropped.
 type outlet struct {
+	conn  *Conn
 	nc    net.Conn
 	raw   syscall.RawConn
 	tls   *tls.Conn // over raw, or nil
@@ -240,7 +241,7 @@ type outlet struct {
 }
 
 func newOutlet(c *Conn, stall time.Duration) *outlet {
-	o := &outlet{nc: c.nc, raw: rawOf(c.nc), stall: stall, flow: flow{epoch: time.Now()}}
+	o := &outlet{conn: c, nc: c.nc, raw: rawOf(c.nc), stall: stall, flow: flow{epoch: time.Now()}}
 	o.step = o.attempt
 	if secure := c.secure.Load(); secure != nil {
 		o.secure(secure)
@@ -289,8 +290,20 @@ func (o *outlet) write(p []byte) {
 	}
 	if err != nil {
 		o.failed = fmt.Errorf("send a reply: %w", err)
-		o.nc.Close()
+		o.hangUp()
 	}
+}
+
+// hangUp ends the connection for the peer and for our reader, who closes it. Closing it
+// here would wait until nobody reads, for ever: the reader sends replies before it waits,
+// so that it may be waiting for us, or be us.
+func (o *outlet) hangUp() {
+	if o.raw == nil {
+		o.nc.Close()
+		return
+	}
+	o.conn.drain()
+	_ = o.raw.Control(func(fd uintptr) { _ = unix.Shutdown(int(fd), unix.SHUT_RDWR) })
 }
 
 func (o *outlet) writeRaw(p []byte) error {
