@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"hash"
-	"io"
 	"net"
 	"sync"
 	"syscall"
@@ -150,29 +149,64 @@ func (s *secrets) wipe() {
 // handToKernel does the client's TLS handshake on a socket and gives the keys to the
 // kernel. From then on, plain text is read from and written to what it returns.
 func handToKernel(nc *net.TCPConn, cfg *tls.Config) (net.Conn, error) {
+	h, err := shake(nc, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return h.over()
+}
+
+// handover is a connection after its TLS handshake. The tls.Conn is never closed:
+// that would say good-bye on a connection that goes on.
+type handover struct {
+	nc     *net.TCPConn
+	secure *tls.Conn
+	keys   *secrets
+}
+
+// shake does the client's TLS handshake and keeps what the kernel needs of it.
+func shake(nc *net.TCPConn, cfg *tls.Config) (*handover, error) {
 	keys := &secrets{by: make(map[string][]byte)}
-	defer keys.wipe()
 	cfg = clientTLS(cfg)
 	cfg.KeyLogWriter = keys
 	step := &stepper{Conn: nc}
-	secure := tls.Client(step, cfg)
-	// It is never closed: that would say good-bye on a connection that goes on.
-	if err := secure.Handshake(); err != nil {
+	h := &handover{nc: nc, secure: tls.Client(step, cfg), keys: keys}
+	err := h.secure.Handshake()
+	if err == nil && (step.left > 0 || step.got > 0) {
+		err = errors.New("it ended in the middle of a record")
+	}
+	if err != nil {
+		keys.wipe()
 		return nil, fmt.Errorf("TLS handshake: %w", err)
 	}
-	if step.left > 0 || step.got > 0 {
-		return nil, errors.New("TLS handshake: it ended in the middle of a record")
-	}
-	raw := rawOf(nc)
+	return h, nil
+}
+
+// over gives the keys to the kernel.
+func (h *handover) over() (net.Conn, error) {
+	defer h.keys.wipe()
+	raw := rawOf(h.nc)
 	if raw == nil {
 		return nil, errors.New("TLS handshake: the socket is gone")
 	}
-	if err := install(raw, secure.ConnectionState().CipherSuite, keys.by); err != nil {
+	err := install(raw, h.secure.ConnectionState().CipherSuite, h.keys.by)
+	if errors.Is(err, errEnded) {
+		return nil, fmt.Errorf("the server ended TLS: %w", h.lastWords())
+	}
+	if err != nil {
 		return nil, err
 	}
-	k := &kernelConn{TCPConn: nc, raw: raw}
+	k := &kernelConn{TCPConn: h.nc, raw: raw}
 	k.step = k.attempt
 	return k, nil
+}
+
+// lastWords is why the server has ended the connection: an alert that waits to be read.
+func (h *handover) lastWords() error {
+	if _, err := h.secure.Read(make([]byte, 1)); err != nil {
+		return err
+	}
+	return errEnded
 }
 
 // install puts the keys of both directions into the socket.
@@ -200,7 +234,7 @@ func install(raw syscall.RawConn, id uint16, by map[string][]byte) error {
 
 func installKeys(fd int, suite kernelSuite, tx, rx []byte) error {
 	if err := unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_ULP, "tls"); err != nil {
-		return fmt.Errorf("%w: it has no TLS sockets; load the module with: modprobe tls (%w)", ErrNoKernelTLS, err)
+		return noTLS(err)
 	}
 	for _, way := range []struct {
 		name string
@@ -208,10 +242,37 @@ func installKeys(fd int, suite kernelSuite, tx, rx []byte) error {
 		info []byte
 	}{{"sending", kernelTX, tx}, {"receiving", kernelRX, rx}} {
 		if err := unix.SetsockoptString(fd, unix.SOL_TLS, way.opt, string(way.info)); err != nil {
-			return fmt.Errorf("%w: it did not take the keys for %s; load the module of the cipher with: modprobe %s (%w)", ErrNoKernelTLS, way.name, suite.modules, err)
+			return noKeys(err, way.name, suite)
 		}
 	}
 	return nil
+}
+
+// errEnded: the server has ended the connection before the kernel had the keys.
+var errEnded = errors.New("the connection was ended before the kernel had the keys")
+
+// noTLS says why a socket did not become one with TLS.
+func noTLS(err error) error {
+	switch {
+	case errors.Is(err, unix.ENOTCONN): // only an open connection is taken, whatever modules there are
+		return errEnded
+	case errors.Is(err, unix.ENOENT):
+		return fmt.Errorf("%w: it has no TLS sockets; load the module with: modprobe tls; a kernel without it lacks CONFIG_TLS (%w)", ErrNoKernelTLS, err)
+	case errors.Is(err, unix.ENOPROTOOPT):
+		return fmt.Errorf("%w: it knows nothing of TLS; use a kernel from 6.1 on with CONFIG_TLS (%w)", ErrNoKernelTLS, err)
+	}
+	return fmt.Errorf("%w: it did not make the socket one with TLS (%w)", ErrNoKernelTLS, err)
+}
+
+// noKeys says why a socket did not take the keys of one direction.
+func noKeys(err error, way string, suite kernelSuite) error {
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return fmt.Errorf("%w: it lacks the cipher for %s; load the module with: modprobe %s (%w)", ErrNoKernelTLS, way, suite.modules, err)
+	case errors.Is(err, unix.EINVAL):
+		return fmt.Errorf("%w: it does not know TLS 1.3 with this cipher for %s; use a kernel from 6.1 on (%w)", ErrNoKernelTLS, way, err)
+	}
+	return fmt.Errorf("%w: it did not take the keys for %s (%w)", ErrNoKernelTLS, way, err)
 }
 
 // stepper reads from a connection no further than to the end of one TLS record at a
@@ -245,101 +306,4 @@ func (s *stepper) Read(p []byte) (int, error) {
 		s.got, s.out = 0, 0
 	}
 	return n, nil
-}
-
-// kernelConn is a socket whose TLS the kernel does. Reading tells apart what is no
-// data, such as the alert of a server that refuses the client's certificate.
-type kernelConn struct {
-	*net.TCPConn
-	raw  syscall.RawConn
-	step func(fd uintptr) bool
-
-	p    []byte
-	n    int
-	kind byte
-	err  error
-
-	message []byte // head of a handshake message, as far as received
-	skip    int    // bytes of its body to come
-}
-
-// Read implements net.Conn.
-func (k *kernelConn) Read(p []byte) (int, error) {
-	for {
-		k.p = p
-		err := k.raw.Read(k.step)
-		k.p = nil
-		if err == nil {
-			err = k.err
-		}
-		switch {
-		case err != nil:
-			return 0, fmt.Errorf("receive through the kernel's TLS: %w", err)
-		case k.n == 0:
-			return 0, io.EOF
-		case k.kind == recordApplication:
-			return k.n, nil
-		}
-		if err := k.control(p[:k.n]); err != nil {
-			return 0, err
-		}
-	}
-}
-
-// attempt is called by the poller until it returns true.
-func (k *kernelConn) attempt(fd uintptr) bool {
-	oob := make([]byte, unix.CmsgSpace(1))
-	n, oobn, _, _, err := unix.Recvmsg(int(fd), k.p, oob, 0)
-	if errors.Is(err, unix.EAGAIN) {
-		return false
-	}
-	k.n, k.err, k.kind = max(n, 0), err, recordApplication
-	if err != nil {
-		return true
-	}
-	msgs, err := unix.ParseSocketControlMessage(oob[:oobn])
-	if err != nil {
-		k.err = err
-		return true
-	}
-	for _, m := range msgs {
-		if m.Header.Level == unix.SOL_TLS && m.Header.Type == kernelRecordType && len(m.Data) > 0 {
-			k.kind = m.Data[0]
-		}
-	}
-	return true
-}
-
-// control judges what was received of a record that is no data.
-func (k *kernelConn) control(p []byte) error {
-	switch {
-	case k.kind == recordHandshake:
-		return k.ticket(p)
-	case k.kind == recordAlert && len(p) == 2 && p[1] == 0:
-		return io.EOF // close_notify
-	case k.kind == recordAlert && len(p) == 2:
-		return fmt.Errorf("the server ended TLS: remote error: %w", tls.AlertError(p[1]))
-	}
-	return fmt.Errorf("the server sent a TLS record of type %d where none may be", k.kind)
-}
-
-// ticket drops tickets for later sessions, which mean nothing to us; the kernel has
-// counted their record. No other handshake message may come.
-func (k *kernelConn) ticket(p []byte) error {
-	for len(p) > 0 {
-		if k.skip > 0 {
-			n := min(k.skip, len(p))
-			p, k.skip = p[n:], k.skip-n
-			continue
-		}
-		k.message, p = append(k.message, p[0]), p[1:]
-		if k.message[0] != messageTicket {
-			return fmt.Errorf("the server sent a TLS handshake message of type %d where none may be", k.message[0])
-		}
-		if len(k.message) == 4 {
-			k.skip = int(binary.BigEndian.Uint32(k.message) & 0xffffff)
-			k.message = k.message[:0]
-		}
-	}
-	return nil
 }

@@ -73,9 +73,12 @@ func newTLSDevice(t *testing.T) *tlsDevice {
 	ended := make(chan error, 1)
 	context.AfterFunc(ctx, func() { ended <- v.disconnect() })
 	t.Cleanup(func() {
-		cancel()
+		if t.Failed() {
+			cancel()
+		}
 		v.writes.Wait()
-		v.f.Close() // also where it was never opened
+		v.f.Close() // waits for what the kernel reads ahead; also where it was never opened
+		cancel()
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}

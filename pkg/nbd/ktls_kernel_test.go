@@ -196,6 +196,35 @@ func TestKernelTLSRefused(t *testing.T) {
 	}
 }
 
+// A server whose verdict comes before the kernel has the keys is heard as well: the kernel
+// takes no connection that was ended.
+func TestKernelTLSRefusedAtOnce(t *testing.T) {
+	_, target := secureRig(t, Config{})
+	stranger := pki.RoleFiles(certificates(t), pki.RoleNode).Client()
+	stranger.VerifyConnection = nil
+	nc := clearly(t, target)
+	g := newGreeter(nc.Conn, "disk")
+	if err := g.startTLS(); err != nil {
+		t.Fatal(err)
+	}
+	h, err := shake(nc.Conn.(*net.TCPConn), stranger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = rawOf(h.nc).Control(func(fd uintptr) {
+		ready := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+		if _, err := unix.Poll(ready, int(testPatience.Milliseconds())); err != nil || ready[0].Revents&unix.POLLRDHUP == 0 {
+			t.Errorf("the server has not ended the connection: %v", err)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.over(); err == nil || errors.Is(err, ErrNoKernelTLS) || !strings.Contains(err.Error(), "unknown certificate authority") {
+		t.Errorf("the keys of a connection that was ended: %v", err)
+	}
+}
+
 // A server that ends the connection is seen as the end by whoever reads the socket.
 func TestKernelTLSEnds(t *testing.T) {
 	r, target := secureRig(t, Config{})
