@@ -25,6 +25,13 @@ type Config struct {
 	Data string
 	// Init makes the data directory a store first. It is an error if it is one.
 	Init bool
+	// InitOnce, if set, is a file that records which stores have been served from the
+	// data directory. A directory without a store is made one if there is no record; with
+	// one, its store is missing: ErrNotFound. It must not be on the disk of the data.
+	InitOnce string
+	// ReturnTimeout is how long the process is not ready after its start unless the
+	// nodes that had volumes of it are connected again; 0 waits for nobody.
+	ReturnTimeout time.Duration
 	// NBD are further addresses to serve NBD on, beside nbd.sock in the data
 	// directory: "tcp://host:port", "host:port", "unix:path" or a path.
 	NBD []string
@@ -174,6 +181,9 @@ func (c Config) normal() (Config, error) {
 	c.Data = abs
 	if c.Stop <= 0 {
 		c.Stop = defaultStop
+	}
+	if c.Init && c.InitOnce != "" {
+		return c, fmt.Errorf("a new store is asked for at once, and if there never was one; choose: %w", store.ErrInvalid)
 	}
 	if c.CopyRate < 0 {
 		return c, fmt.Errorf("copy rate %d is negative: %w", c.CopyRate, store.ErrInvalid)

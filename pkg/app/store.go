@@ -106,6 +106,13 @@ func (p *process) lock() error {
 // open opens the backend, after making it if that was asked for.
 func (p *process) open() error {
 	b, err := openBackend(p.cfg, p.log)
+	if p.cfg.InitOnce != "" && errors.Is(err, store.ErrNotFound) {
+		cfg := p.cfg
+		cfg.Init = true
+		if err = p.once().first(); err == nil {
+			b, err = openBackend(cfg, p.log)
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -188,14 +195,21 @@ func (p *process) assemble() error {
 		return err
 	}
 	p.serving.UUID = st.UUID
+	p.remember()
 	p.exports()
 	p.api = grpc.NewServer(storeapi.ServerOptions(klog.LoggerWithName(p.log, "api"), p.cfg.TLS)...)
 	full := &served{Full: p.backend, registry: p.registry, tls: p.cfg.TLS, warnings: p.warnings}
 	storeapi.NewServer(full, p.serving.NBD...).Register(p.api)
 	p.stack.push("API", p.stopAPI)
-	p.web = newWeb(p.cfg.Web, func(ctx context.Context) error {
-		_, err := full.Status(ctx)
+	back, err := newReturning(context.Background(), full, p.cfg.ReturnTimeout)
+	if err != nil {
 		return err
+	}
+	p.web = newWeb(p.cfg.Web, func(ctx context.Context) error {
+		if _, err := full.Status(ctx); err != nil {
+			return err
+		}
+		return back.ready(ctx)
 	})
 	p.web.registry.MustRegister(newStoreMetrics(full), newTrafficMetrics(p.registry.Traffic), buildInfo("store", p.cfg.Version))
 	return p.web.listen()
