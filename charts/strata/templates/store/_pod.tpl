@@ -12,10 +12,13 @@ metadata:
 spec:
   serviceAccountName: {{ include "strata.serviceAccount" (list .root "store") }}
   automountServiceAccountToken: false
+  enableServiceLinks: false
   # Kernels of the nodes keep connections to a store: the pod network must not be between.
   hostNetwork: true
   dnsPolicy: ClusterFirstWithHostNet
-  {{- include "strata.placement" (dict "root" .root "of" $s) | nindent 2 }}
+  {{- with include "strata.placement" (dict "root" .root "of" $s) | trim }}
+  {{- . | nindent 2 }}
+  {{- end }}
   terminationGracePeriodSeconds: 60
   containers:
     - name: strata
