@@ -64,6 +64,16 @@ build_programs
 [[ ${1:-} != build ]] || exit 0
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/strata-e2e.XXXXXX")
+# Two versions of strata: the chart's, and one to upgrade to.
+app=$(sed -n 's/^appVersion: *"\{0,1\}\([^"]*\)"\{0,1\}$/\1/p' charts/strata/Chart.yaml)
+mkdir "$work/strata"
+for version in "$app" "$app-next"; do
+  CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$version" -o "$work/strata/strata" ./cmd/strata
+  go run ./hack/image -strata "$work/strata/strata" -name ghcr.io/strata-csi/strata -version "$version" \
+    -created 0 -out "$work/strata/$version.tar"
+done
+mv "$work/strata/$app.tar" "$work/strata/current.tar"
+mv "$work/strata/$app-next.tar" "$work/strata/next.tar"
 (cd test/e2e && CGO_ENABLED=0 go test -trimpath -c -o "$work/e2e.test" ./scenario)
 result=0
 # The shell is the first process of the namespace: it collects orphans, and all others

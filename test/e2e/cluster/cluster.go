@@ -9,7 +9,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"sync"
@@ -26,12 +25,12 @@ import (
 
 // Options of a cluster.
 type Options struct {
-	Bin      string // folder with the programs of Kubernetes
-	Work     string // empty folder for state and logs
+	Bin      string   // folder with the programs of Kubernetes
+	Work     string   // empty folder for state and logs
+	Images   []string // archives of images that every node has from its start on
 	Guests   int
 	MemoryMB int // of each guest
 	Report   *report.Report
-	Log      io.Writer // what the cluster's own steps have to say
 }
 
 // ControlNode is the name of the machine's own node.
@@ -55,7 +54,6 @@ type Cluster struct {
 	order   []string // of start
 	guests  []*guest
 	host    *hostNode
-	images  []string // archives on this machine
 }
 
 // Up brings a cluster up; when it fails it ends what it started.
@@ -79,7 +77,9 @@ func (c *Cluster) up(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	if err := step("base images", func() error { return c.baseImages(ctx) }); err != nil {
+	if err := step("images imported for all nodes", func() error {
+		return errors.Join(c.baseImages(ctx), c.importBase(ctx))
+	}); err != nil {
 		return err
 	}
 	if err := step("guests started", func() error { return c.startGuests(ctx) }); err != nil {

@@ -125,13 +125,14 @@ func (c *Cluster) makeDisk(ctx context.Context, k kernel, dir, file string) erro
 	if err := image.Tree(dir, files); err != nil {
 		return err
 	}
+	// One tree: what the runtime has is there already.
 	_, err = process.Run(ctx, "mke2fs", "-q", "-t", "ext4", "-E", "lazy_itable_init=1,lazy_journal_init=1", "-d", dir, file, diskSize)
 	return err
 }
 
 // configureGuest writes what differs between guests.
 func (c *Cluster) configureGuest(ctx context.Context, g *guest, base string) error {
-	for _, dir := range []string{"log", "requests", "cni"} {
+	for _, dir := range []string{"log", "requests", "cni", "images"} {
 		if err := os.MkdirAll(filepath.Join(g.dir, "share", dir), 0o755); err != nil {
 			return err
 		}
@@ -149,14 +150,6 @@ func (c *Cluster) configureGuest(ctx context.Context, g *guest, base string) err
 		c.ca.kubeconfig(share("kubeconfig"), g.nodeName(), "https://"+apiAddress))
 	if err != nil {
 		return err
-	}
-	if err := os.MkdirAll(share("images"), 0o755); err != nil {
-		return err
-	}
-	for _, archive := range c.images {
-		if err := os.Link(archive, filepath.Join(share("images"), filepath.Base(archive))); err != nil {
-			return err
-		}
 	}
 	_, err = process.Run(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", base, filepath.Join(g.dir, "disk.qcow2"))
 	return err
@@ -208,7 +201,7 @@ func (g *guest) importImage(ctx context.Context, archive string) error {
 	if err := os.Link(archive, at); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
-	_, err := g.run(ctx, "ctr -n k8s.io images import /host/images/"+name+" && touch /var/lib/imported/"+name)
+	_, err := g.run(ctx, "ctr -n k8s.io images import /host/images/"+name)
 	return err
 }
 

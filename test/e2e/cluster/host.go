@@ -29,7 +29,8 @@ func hiddenFolders() []string {
 	return []string{"/run", "/var/lib/kubelet", "/var/log", "/var/lib/cni"}
 }
 
-func (c *Cluster) startHost(ctx context.Context) error {
+// prepareHost makes the machine fit for a node and configures it.
+func (c *Cluster) prepareHost() error {
 	c.host = &hostNode{cgroup: "/strata-e2e-" + filepath.Base(c.opts.Work)}
 	if err := hideState(); err != nil {
 		return err
@@ -50,17 +51,20 @@ func (c *Cluster) startHost(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("configure node: %w", err)
 	}
+	return nil
+}
+
+// startHost starts runtime and kubelet on the machine. Pods that do not ask for this
+// node by tolerating its taint are for the guests.
+func (c *Cluster) startHost(ctx context.Context) error {
 	if err := c.host.startContainerd(ctx, c.path("containerd.toml"), c.path("logs")); err != nil {
 		return err
 	}
-	for _, archive := range c.images {
-		if err := c.host.importImage(ctx, archive); err != nil {
-			return err
-		}
-	}
+	var err error
 	c.host.kubelet, err = process.Start(process.Spec{Name: "kubelet", Logs: c.path("logs"), Args: []string{
 		c.bin("kubelet"), "--config", c.path("kubelet.yaml"), "--kubeconfig", c.path("kubelet.kubeconfig"),
-		"--hostname-override", ControlNode, "--node-ip", controlIP}})
+		"--hostname-override", ControlNode, "--node-ip", controlIP,
+		"--register-with-taints", "node-role.kubernetes.io/control-plane=:NoSchedule"}})
 	return err
 }
 

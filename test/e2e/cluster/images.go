@@ -3,9 +3,12 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/strata-csi/strata/test/e2e/image"
+	"github.com/strata-csi/strata/test/e2e/process"
 )
 
 const pauseImage = "registry.k8s.io/pause:3.10.1"
@@ -37,8 +40,33 @@ func (c *Cluster) baseImages(ctx context.Context) error {
 	if err := image.Write(c.path("images/workload.tar"), workload); err != nil {
 		return err
 	}
-	c.images = []string{c.path("images/pause.tar"), c.path("images/workload.tar")}
+	c.opts.Images = append([]string{c.path("images/pause.tar"), c.path("images/workload.tar")}, c.opts.Images...)
 	return nil
+}
+
+// importBase imports the images of all nodes once, on this machine, where that takes
+// seconds: the folder of the runtime is then the start of every node's.
+func (c *Cluster) importBase(ctx context.Context) error {
+	if err := c.prepareHost(); err != nil {
+		return err
+	}
+	if err := c.host.startContainerd(ctx, c.path("containerd.toml"), c.path("logs")); err != nil {
+		return err
+	}
+	for _, archive := range c.opts.Images {
+		if err := c.host.importImage(ctx, archive); err != nil {
+			return err
+		}
+	}
+	if err := c.host.containerd.Stop(20 * time.Second); err != nil {
+		return err
+	}
+	at := c.path("base.d/var/lib/containerd")
+	if err := os.MkdirAll(filepath.Dir(at), 0o755); err != nil {
+		return err
+	}
+	_, err := process.Run(ctx, "cp", "-a", "--reflink=auto", c.path("containerd"), at)
+	return err
 }
 
 // SidecarImage writes the image of a program that was built with the cluster's, under a

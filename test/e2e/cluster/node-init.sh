@@ -17,7 +17,7 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount --make-rshared /
 hostname "$NODE"
 while read -r module; do
-  insmod "/lib/modules/$module" || echo "cannot load $module"
+  insmod "/lib/modules/$module" 2>/dev/null # those that the disk needed are there
 done </lib/modules/order
 ip link set lo up
 ip address add "$ADDRESS/24" dev eth0
@@ -30,13 +30,6 @@ echo "node-init: network at $(cut -d' ' -f1 /proc/uptime) s"
 containerd --config /host/containerd.toml >>/host/log/containerd.log 2>&1 &
 until ctr version >/dev/null 2>&1; do sleep 0.3; done
 echo "node-init: containerd at $(cut -d' ' -f1 /proc/uptime) s"
-mkdir -p /var/lib/imported
-for archive in /host/images/*.tar; do
-  done=/var/lib/imported/$(basename "$archive")
-  [ -e "$done" ] && continue
-  ctr -n k8s.io images import "$archive" && touch "$done"
-done
-echo "node-init: images at $(cut -d' ' -f1 /proc/uptime) s"
 kubelet --config /host/kubelet.yaml --kubeconfig /host/kubeconfig \
   --hostname-override "$NODE" --node-ip "$ADDRESS" >>/host/log/kubelet.log 2>&1 &
 cat /dev/kmsg >>/host/log/kernel.log &

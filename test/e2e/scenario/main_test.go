@@ -18,6 +18,9 @@ import (
 // up is the cluster that all scenarios share: bringing one up takes a minute.
 var up *cluster.Cluster //nolint:gochecknoglobals // set once, before the first test
 
+// workers are the nodes with NBD.
+var workers = []string{cluster.GuestNode(1), cluster.GuestNode(2)} //nolint:gochecknoglobals // never changed
+
 // rep prints the steps of all.
 var rep = report.New(os.Stdout) //nolint:gochecknoglobals // its clock starts with the program
 
@@ -39,7 +42,8 @@ func run(m *testing.M) (code int, err error) {
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer cancel()
 	up, err = cluster.Up(ctx, cluster.Options{
-		Bin: bin, Work: filepath.Clean(work), Guests: 2, MemoryMB: 3072, Report: rep, Log: os.Stdout,
+		Bin: bin, Work: filepath.Clean(work), Guests: len(workers), MemoryMB: 3072, Report: rep,
+		Images: []string{filepath.Join(work, "strata", "current.tar")},
 	})
 	if err != nil {
 		return 0, err
@@ -47,5 +51,27 @@ func run(m *testing.M) (code int, err error) {
 	defer func() {
 		err = errors.Join(err, rep.Step("cluster ended", up.Down))
 	}()
-	return m.Run(), nil
+	for _, s := range []struct {
+		name string
+		do   func(context.Context) error
+	}{
+		{"images of the sidecars", importSidecars},
+		{"nodes labelled", labelNodes},
+		{"chart installed, all pods ready", install},
+	} {
+		if err := rep.Step(s.name, func() error { return s.do(ctx) }); err != nil {
+			if os.Getenv("STRATA_E2E_HOLD") == "" {
+				return 0, err
+			}
+			rep.Say("%v", err)
+			break
+		}
+	}
+	code = m.Run()
+	if os.Getenv("STRATA_E2E_HOLD") != "" && ctx.Err() == nil {
+		rep.Say("held; interrupt to end it. In its namespaces (nsenter -t PID -n -m -p), with %s:", bin)
+		rep.Say("  export KUBECONFIG=%s", up.Kubeconfig)
+		<-ctx.Done()
+	}
+	return code, nil
 }
