@@ -85,9 +85,9 @@ func (c *cluster) close() {
 	c.conn.Shutdown()
 }
 
-// fenceFor is how long a fenced client stays on the blocklist, in seconds. A client is
-// never given its address again.
-const fenceFor = 86400
+// fenceFor is how long a fenced client stays on the blocklist, in seconds. The monitor
+// takes a number with a point only.
+const fenceFor = "86400.0"
 
 // fence makes sure that nothing of the clients takes effect any more.
 func (c *cluster) fence(addresses string) error {
@@ -95,7 +95,7 @@ func (c *cluster) fence(addresses string) error {
 		if a == "" {
 			continue
 		}
-		cmd, err := json.Marshal(map[string]any{"prefix": "osd blocklist", "blocklistop": "add", "addr": a, "expire": float64(fenceFor)})
+		cmd, err := json.Marshal(map[string]any{"prefix": "osd blocklist", "blocklistop": "add", "addr": a, "expire": json.RawMessage(fenceFor)})
 		if err != nil {
 			return fmt.Errorf("fence %s: %w", a, err)
 		}

@@ -10,6 +10,8 @@ import (
 // effect from now on, and then it is taken apart.
 func (s *Store) Kill() error {
 	s.closing.Store(true)
+	close(s.stop)
+	s.wg.Wait()
 	other, err := dial(s.o)
 	if err != nil {
 		return err

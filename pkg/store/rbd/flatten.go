@@ -99,12 +99,11 @@ func (s *Store) runFlatten(ctx context.Context, t *jobs.Task) error {
 		return classify(err)
 	}
 	failpoint.Hit("rbd.flatten.made")
-	return s.update(context.WithoutCancel(ctx), func(t *meta.Tx) error {
-		if parent := t.Unlink(id); parent != "" {
-			s.queueCollect(t, parent)
-		}
-		return nil
-	})
+	if err := s.update(context.WithoutCancel(ctx), func(t *meta.Tx) error { t.Cut(id); return nil }); err != nil {
+		return err
+	}
+	failpoint.Hit("rbd.flatten.cut")
+	return s.follow(context.WithoutCancel(ctx), id)
 }
 
 // progressEvery is how often the progress of a flatten is told.

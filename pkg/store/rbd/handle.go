@@ -71,6 +71,8 @@ func (s *Store) hold(ctx context.Context, id store.ID, user bool, find func(*met
 	}); err != nil {
 		return nil, err
 	}
+	s.opening.RLock()
+	defer s.opening.RUnlock()
 	s.handles.mu.Lock()
 	h := s.handles.byID[id]
 	s.handles.mu.Unlock()
@@ -102,25 +104,31 @@ func (s *Store) holdImage(ctx context.Context, id store.ID) (*handle, error) {
 
 func (s *Store) openHandle(obj meta.Object) (*handle, error) {
 	h := &handle{obj: obj}
-	img, err := s.openImage(obj.Image, obj.Snap)
+	return h, s.fill(h)
+}
+
+// fill opens the image of a handle. On an error the handle is as it was.
+func (s *Store) fill(h *handle) error {
+	img, err := s.openImage(h.obj.Image, h.obj.Snap)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	h.img = img
+	var watch *librbd.Watch
 	size, err := img.GetSize()
-	if err == nil && obj.Snap == nil {
+	if err == nil && h.obj.Snap == nil {
 		if value, e := img.GetMetadata(cacheKey); e == nil && value != "false" {
-			err = fmt.Errorf("the image sets rbd_cache to %q, which loses answered writes: rbd config image remove … rbd_cache: %w", value, store.ErrInvalid)
+			err = fmt.Errorf("the image sets rbd_cache to %q, which loses answered writes; see rbd config image remove: %w", value, store.ErrInvalid)
 		} else {
-			h.watch, err = img.UpdateWatch(func(any) { h.changed() }, nil)
+			watch, err = img.UpdateWatch(func(any) { h.changed() }, nil)
 		}
 	}
 	if err != nil {
 		_ = img.Close() // it was only looked at
-		return nil, err
+		return err
 	}
+	h.img, h.watch = img, watch
 	h.size.Store(int64(size))
-	return h, nil
+	return nil
 }
 
 // changed follows a resize by another gateway. It runs in a thread of the library, which

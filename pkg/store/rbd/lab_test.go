@@ -3,6 +3,7 @@
 package rbd_test
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"sync/atomic"
@@ -95,4 +96,9 @@ const largest = "the size of objects is fixed when an image is made, and librbd'
 // exact, so nothing but sizes is a limit.
 func TestConformance(t *testing.T) {
 	conformance(t, 4<<10, storetest.Limits{Skip: map[string]string{"TestSizesLargest": largest}})
+}
+
+// openContext bounds the opening of a store.
+func openContext() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), time.Minute)
 }

@@ -26,10 +26,13 @@ type Store struct {
 	load    *jobs.Load
 	keys    keyLocks
 	handles registry
+	opening sync.RWMutex  // held shared from the opening of an image until handles has it
 	slots   chan struct{} // of I/O in the library
 	bulk    bulk
 	closes  atomic.Int64
 
+	stop    chan struct{} // closed by Close
+	wg      sync.WaitGroup
 	closing atomic.Bool
 	life    sync.RWMutex // held shared by calls, alone by Close
 	over    bool         // guarded by life
@@ -47,7 +50,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{
-		o: o, c: c, load: jobs.NewLoad(), slots: make(chan struct{}, o.InFlight),
+		o: o, c: c, load: jobs.NewLoad(), slots: make(chan struct{}, o.InFlight), stop: make(chan struct{}),
 		handles: registry{byID: map[store.ID]*handle{}},
 	}
 	if err := s.start(ctx); err != nil {
@@ -83,7 +86,12 @@ func (s *Store) start(ctx context.Context) error {
 	s.queue, err = jobs.Open(jobLog{s}, map[store.JobKind]jobs.Runner{
 		store.JobFlatten: s.runFlatten, store.JobDelete: s.runCollect,
 	}, jobs.Options{Workers: s.o.Workers, Load: s.load})
-	return err
+	if err != nil {
+		return err
+	}
+	s.wg.Add(1)
+	go s.follower()
+	return nil
 }
 
 // prefix begins the names of all that the installation has in the pool.
@@ -110,10 +118,20 @@ func (s *Store) join(ctx context.Context) error {
 				t.PutMeta(meta.Meta{UUID: string(store.NewID()), Version: meta.Version})
 			}
 			t.PutMember(meta.Member{Name: s.o.Member, Addresses: s.c.addresses, Since: time.Now().UTC()})
+			s.sawAll(t)
 			return nil
 		})
 		if err != nil || won {
 			return err
+		}
+	}
+}
+
+// sawAll says that this member has nothing open.
+func (s *Store) sawAll(t *meta.Tx) {
+	for _, c := range t.CutsFor(s.o.Member) {
+		if parent := t.Seen(c.ID, s.o.Member); parent != "" {
+			s.queueCollect(t, parent)
 		}
 	}
 }
@@ -158,7 +176,11 @@ func (s *Store) Closes() int64 { return s.closes.Load() }
 // Devices still open answer store.ErrClosed.
 func (s *Store) Close() error {
 	s.closes.Add(1)
-	s.closing.Store(true)
+	if s.closing.Swap(true) {
+		return nil
+	}
+	close(s.stop)
+	s.wg.Wait()
 	err := s.queue.Close()
 	s.life.Lock()
 	defer s.life.Unlock()
@@ -173,6 +195,7 @@ func (s *Store) Close() error {
 		if m := t.Members[s.o.Member]; m.Addresses == s.c.addresses {
 			m.Clean = true
 			t.PutMember(m)
+			s.sawAll(t)
 		}
 		return nil
 	})

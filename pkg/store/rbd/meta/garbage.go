@@ -1,6 +1,10 @@
 package meta
 
-import "github.com/strata-csi/strata/pkg/store"
+import (
+	"slices"
+
+	"github.com/strata-csi/strata/pkg/store"
+)
 
 // Garbage is what may go of one image.
 type Garbage struct {
@@ -30,6 +34,12 @@ func (s *State) Garbage(id store.ID) Garbage {
 	for kid := range s.kids[id] {
 		used[s.Images[kid].Parent.Snapshot] = true
 	}
+	read := len(s.kids[id]) > 0
+	for _, c := range s.Cuts {
+		if c.Link.Image == id {
+			used[c.Link.Snapshot], read = true, true
+		}
+	}
 	var g Garbage
 	stay, seen := 0, 0
 	for _, n := range s.SnapsOf(id) {
@@ -44,20 +54,26 @@ func (s *State) Garbage(id store.ID) Garbage {
 		}
 	}
 	if image.Phase == Removed {
-		g.Whole = stay == 0 && len(s.kids[id]) == 0
+		g.Whole = stay == 0 && !read
 		g.Trash = !g.Whole && seen == 0 && !image.Trashed
 	}
 	return g
 }
 
-// Unlink cuts the clone link of an image and of its snapshots, and returns the image
-// that was its parent.
-func (t *Tx) Unlink(id store.ID) (parent store.ID) {
+// Cut cuts the clone link of an image and of its snapshots. The parent stays until all
+// members that are there have seen it; see Seen.
+func (t *Tx) Cut(id store.ID) {
 	i := t.Images[id]
 	if i.Parent == nil {
-		return ""
+		return
 	}
-	parent = i.Parent.Image
+	c := Cut{ID: string(store.NewID()), Image: id, Link: *i.Parent}
+	for name, m := range t.Members {
+		if !m.Clean {
+			c.Waiting = append(c.Waiting, name)
+		}
+	}
+	t.put(cutKey(c.ID), c)
 	i.Parent, i.Overlap = nil, 0
 	t.PutImage(i)
 	for _, n := range t.SnapsOf(id) {
@@ -66,5 +82,19 @@ func (t *Tx) Unlink(id store.ID) (parent store.ID) {
 			t.PutSnapshot(n)
 		}
 	}
-	return parent
+}
+
+// CutsFor lists the cuts that wait for a member.
+func (s *State) CutsFor(member string) (list []Cut) {
+	for _, c := range s.Cuts {
+		if slices.Contains(c.Waiting, member) {
+			list = append(list, c)
+		}
+	}
+	return list
+}
+
+// Below tells whether an image is the given one or descends from it.
+func (s *State) Below(id, ancestor store.ID) bool {
+	return slices.ContainsFunc(s.Path(id), func(i Image) bool { return i.ID == ancestor })
 }

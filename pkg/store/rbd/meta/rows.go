@@ -118,6 +118,19 @@ type Intent struct {
 	Size     int64    `json:"size,omitempty"`
 }
 
+// Cut is the row of a clone link that was cut while gateways may have descendants of the
+// image open. The library does not tell an open image that its grandparent has a parent
+// no more: it goes on reading there. So what was the parent stays until each gateway has
+// opened those images anew.
+type Cut struct {
+	ID string `json:"id"`
+	// Image was flattened; Link led from it to its parent.
+	Image store.ID `json:"image"`
+	Link  Link     `json:"link"`
+	// Waiting are the members that have not opened anew.
+	Waiting []string `json:"waiting"`
+}
+
 // Member is the row of a gateway.
 type Member struct {
 	Name string `json:"name"`
@@ -145,6 +158,7 @@ func pubKey(id store.ID, node string) string {
 }
 func noteKey(key string) string    { return "note/" + hex.EncodeToString([]byte(key)) }
 func jobKey(id string) string      { return "job/" + id }
+func cutKey(id string) string      { return "cut/" + id }
 func intentKey(id string) string   { return "intent/" + id }
 func memberKey(name string) string { return "member/" + hex.EncodeToString([]byte(name)) }
 

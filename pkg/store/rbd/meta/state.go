@@ -19,6 +19,7 @@ type State struct {
 	Pubs    map[string]store.Publication // by key
 	Jobs    map[string]Job
 	Intents map[string]Intent
+	Cuts    map[string]Cut
 	Notes   map[string]string
 	Members map[string]Member
 
@@ -34,7 +35,7 @@ type set map[store.ID]bool
 func newState() *State {
 	return &State{
 		Images: map[store.ID]Image{}, Snaps: map[store.ID]Snapshot{}, Pubs: map[string]store.Publication{},
-		Jobs: map[string]Job{}, Intents: map[string]Intent{}, Notes: map[string]string{}, Members: map[string]Member{},
+		Jobs: map[string]Job{}, Intents: map[string]Intent{}, Cuts: map[string]Cut{}, Notes: map[string]string{}, Members: map[string]Member{},
 		raw: map[string][]byte{}, byName: map[string]store.ID{}, kids: map[store.ID]set{}, snaps: map[store.ID]set{},
 		pubsOf: map[store.ID]map[string]bool{},
 	}
@@ -82,6 +83,8 @@ func (s *State) unindex(kind, key, rest string) {
 		delete(s.Jobs, rest)
 	case "intent":
 		delete(s.Intents, rest)
+	case "cut":
+		delete(s.Cuts, rest)
 	case "note":
 		delete(s.Notes, unhex(rest))
 	case "member":
@@ -126,6 +129,8 @@ func (s *State) index(kind, key, rest string, raw []byte) (err error) {
 		s.Jobs[rest], err = decode[Job](raw)
 	case "intent":
 		s.Intents[rest], err = decode[Intent](raw)
+	case "cut":
+		s.Cuts[rest], err = decode[Cut](raw)
 	case "note":
 		s.Notes[unhex(rest)] = string(raw)
 	case "member":

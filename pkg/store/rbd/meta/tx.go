@@ -3,6 +3,7 @@ package meta
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/strata-csi/strata/pkg/store"
 )
@@ -68,6 +69,22 @@ func (t *Tx) PutIntent(i Intent) { t.put(intentKey(i.ID), i) }
 
 // DropIntent forgets an intent.
 func (t *Tx) DropIntent(id string) { t.drop(intentKey(id)) }
+
+// Seen takes a member off those that a cut waits for, and returns the image that was the
+// parent if it waits for nobody any more.
+func (t *Tx) Seen(cut, member string) (parent store.ID) {
+	c, ok := t.Cuts[cut]
+	if !ok {
+		return ""
+	}
+	c.Waiting = slices.DeleteFunc(slices.Clone(c.Waiting), func(m string) bool { return m == member })
+	if len(c.Waiting) > 0 {
+		t.put(cutKey(cut), c)
+		return ""
+	}
+	t.drop(cutKey(cut))
+	return c.Link.Image
+}
 
 // PutMember writes a row.
 func (t *Tx) PutMember(m Member) { t.put(memberKey(m.Name), m) }

@@ -1,0 +1,93 @@
+//go:build ceph
+
+package rbd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/strata-csi/strata/pkg/store"
+	"github.com/strata-csi/strata/pkg/store/rbd/meta"
+)
+
+// followEvery is how often a member looks for cuts that others have made.
+const followEvery = time.Second
+
+// follower looks for cuts until the store closes.
+func (s *Store) follower() {
+	defer s.wg.Done()
+	tick := time.NewTicker(followEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-s.stop:
+			return
+		case <-tick.C:
+		}
+		_ = s.follow(context.Background(), "") // the next look tries again
+	}
+}
+
+// follow opens anew what this member has open below an image that was flattened, and
+// says so; then what was its parent may go. made is the image whose flatten this process
+// has just ended: its own handle knows.
+func (s *Store) follow(ctx context.Context, made store.ID) error {
+	unlock, err := s.keys.lock(ctx, "follow")
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	var cuts []meta.Cut
+	if err := s.cat.View(ctx, func(st *meta.State) error { cuts = st.CutsFor(s.o.Member); return nil }); err != nil {
+		return err
+	}
+	if len(cuts) == 0 {
+		return nil
+	}
+	s.opening.Lock() // who is opening an image has read its header, perhaps too early
+	open := s.handles.all()
+	s.opening.Unlock()
+	for _, c := range cuts {
+		for _, h := range open {
+			below := false
+			_ = s.cat.Peek(func(st *meta.State) error { below = st.Below(h.obj.Image.ID, c.Image); return nil })
+			if !below || h.obj.Snap == nil && h.obj.Image.ID == made {
+				continue
+			}
+			if err := s.reopen(h); err != nil {
+				return fmt.Errorf("open %s anew: %w", h.obj.Ref(), classify(err))
+			}
+		}
+		if err := s.update(ctx, func(t *meta.Tx) error {
+			if parent := t.Seen(c.ID, s.o.Member); parent != "" {
+				s.queueCollect(t, parent)
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// reopen gives a handle the image as it is now. I/O waits meanwhile; a flatten of it is
+// told to stop and goes on later.
+func (s *Store) reopen(h *handle) error {
+	s.bulk.cancel(h.obj.Image.ID)
+	h.gate.Lock()
+	defer h.gate.Unlock()
+	if h.dead != nil {
+		return nil
+	}
+	old, watch := h.img, h.watch
+	if err := s.fill(h); err != nil {
+		return err
+	}
+	var err error
+	if watch != nil {
+		err = watch.Unwatch()
+	}
+	return errors.Join(err, old.Close())
+}
