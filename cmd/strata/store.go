@@ -15,7 +15,7 @@ import (
 func (c *cli) storeCmd() *cobra.Command {
 	var cfg app.Config
 	var engine engineFlags
-	ack, io := "buffered", "buffered"
+	var gateway gatewayFlags
 	var logs logging
 	cmd := &cobra.Command{
 		Use:   "store --data DIR",
@@ -24,22 +24,22 @@ func (c *cli) storeCmd() *cobra.Command {
 			"further addresses if asked. TCP beyond this machine wants certificates, which strata\n" +
 			"certs makes, or --insecure. --init makes the directory a store, once; without it, a\n" +
 			"directory that is no store is refused. SIGTERM and SIGINT end it in order, a second\n" +
-			"one at once.",
-		Example:           "  strata store --data /var/lib/strata --init\n  strata store --data /var/lib/strata --listen tcp://0.0.0.0:10809",
+			"one at once.\n\n" +
+			"With --backend rbd it is a gateway: it serves, in the same way, a pool of a Ceph\n" +
+			"cluster that the pools file describes; DIR holds its sockets and its lock. --init\n" +
+			"makes the pool one of strata's, once.",
+		Example: "  strata store --data /var/lib/strata --init\n" +
+			"  strata store --data /var/lib/strata --listen tcp://0.0.0.0:10809\n" +
+			"  strata store --backend rbd --data /run/strata/fast --pools /etc/strata/pools.yaml --pool fast",
 		Args:              args(0, 0, ""),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if cfg.Data == "" {
 				return usagef(cmd, "%s wants --data", cmd.CommandPath())
 			}
-			cfg.Version = version
-			engine.apply(&cfg)
+			cfg.Version, cfg.Reexec = version, true
 			cfg.TLS, cfg.Insecure = c.tls, c.insecure
-			var err error
-			if cfg.StableAck, err = choice(cmd, "ack", ack, "buffered", "stable"); err != nil {
-				return err
-			}
-			if cfg.DirectIO, err = choice(cmd, "io", io, "buffered", "direct"); err != nil {
+			if err := errors.Join(engine.apply(cmd, &cfg), gateway.apply(cmd, &cfg)); err != nil {
 				return err
 			}
 			cfg.Ready = func(s app.Serving) {
@@ -51,9 +51,22 @@ func (c *cli) storeCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return adviseStore(app.Store(ctx, cfg))
+			err = app.Store(ctx, cfg)
+			if gateway.backend == backendCeph {
+				return adviseGateway(err)
+			}
+			return adviseStore(err)
 		},
 	}
+	gateway.add(cmd)
+	engine.add(cmd)
+	logs.flags(cmd)
+	storeFlags(cmd, &cfg)
+	return cmd
+}
+
+// storeFlags are those of every store process, whatever its backend.
+func storeFlags(cmd *cobra.Command, cfg *app.Config) {
 	f := cmd.Flags()
 	f.StringVar(&cfg.Data, "data", "", "data directory")
 	f.BoolVar(&cfg.Init, "init", false, "make the data directory a new store first")
@@ -64,21 +77,15 @@ func (c *cli) storeCmd() *cobra.Command {
 	f.BoolVar(&cfg.AllowUnsafe, "allow-unsafe", false, "start without CAP_SYS_RESOURCE: kernel NBD devices on this machine could deadlock")
 	f.IntVar(&cfg.Policy.Soft, "soft-depth", 0, "default clone depth above which a flatten is queued (0: 8)")
 	f.IntVar(&cfg.Policy.Hard, "hard-depth", 0, "default clone depth above which clones are refused (0: 64)")
-	engine.add(cmd)
-	f.StringVar(&ack, "ack", ack, "answer writes from the page cache (buffered), or once on disk, so that sessions survive power failure (stable)")
-	f.StringVar(&io, "io", io, "keep images in the page cache (buffered) or out of it (direct)")
 	webFlags(f, &cfg.Web)
 	f.DurationVar(&cfg.Stop, "stop-timeout", 30*time.Second, "how long an orderly stop may take")
 	f.DurationVar(&cfg.ReturnTimeout, "return-timeout", 0, "how long /readyz waits after the start for nodes that had volumes to come back (default: not at all)")
-	logs.flags(cmd)
 	_ = cmd.MarkFlagDirname("data")
-	_ = cmd.RegisterFlagCompletionFunc("ack", cobra.FixedCompletions([]string{"buffered", "stable"}, cobra.ShellCompDirectiveNoFileComp))
-	_ = cmd.RegisterFlagCompletionFunc("io", cobra.FixedCompletions([]string{"buffered", "direct"}, cobra.ShellCompDirectiveNoFileComp))
-	return cmd
 }
 
-// engineFlags are those of background work and space.
+// engineFlags are those of the embedded engine.
 type engineFlags struct {
+	ack, io                   string
 	copyRate, unit, scrubRate size.Value
 	scrubEvery                time.Duration
 }
@@ -89,11 +96,22 @@ func (e *engineFlags) add(cmd *cobra.Command) {
 	f.Var(&e.unit, "alloc-unit", "space taken at once where an image is first written, 4K to 1M; larger units mean files in fewer pieces (default 4K)")
 	f.DurationVar(&e.scrubEvery, "scrub-every", 0, "how often all data is read and compared with its checksums, as 168h (default: when strata scrub asks)")
 	f.Var(&e.scrubRate, "scrub-rate", "most bytes a second that a scrub reads (default: no limit)")
+	f.StringVar(&e.ack, "ack", "buffered", "answer writes from the page cache (buffered), or once on disk, so that sessions survive power failure (stable)")
+	f.StringVar(&e.io, "io", "buffered", "keep images in the page cache (buffered) or out of it (direct)")
+	_ = cmd.RegisterFlagCompletionFunc("ack", cobra.FixedCompletions([]string{"buffered", "stable"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("io", cobra.FixedCompletions([]string{"buffered", "direct"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
-func (e *engineFlags) apply(cfg *app.Config) {
+func (e *engineFlags) apply(cmd *cobra.Command, cfg *app.Config) (err error) {
+	if cfg.StableAck, err = choice(cmd, "ack", e.ack, "buffered", "stable"); err != nil {
+		return err
+	}
+	if cfg.DirectIO, err = choice(cmd, "io", e.io, "buffered", "direct"); err != nil {
+		return err
+	}
 	cfg.CopyRate, cfg.AllocUnit = e.copyRate.Bytes, e.unit.Bytes
 	cfg.ScrubEvery, cfg.ScrubRate = e.scrubEvery, e.scrubRate.Bytes
+	return nil
 }
 
 // choice tells whether a flag has the second of its two values.

@@ -30,13 +30,15 @@ func TestEngineFlags(t *testing.T) {
 	var e engineFlags
 	cmd := &cobra.Command{}
 	e.add(cmd)
-	if err := cmd.ParseFlags([]string{"--copy-rate", "8M", "--alloc-unit", "64K", "--scrub-every", "168h", "--scrub-rate", "16M"}); err != nil {
+	if err := cmd.ParseFlags([]string{"--copy-rate", "8M", "--alloc-unit", "64K", "--scrub-every", "168h", "--scrub-rate", "16M", "--io", "direct"}); err != nil {
 		t.Fatal(err)
 	}
 	var got app.Config
-	e.apply(&got)
-	want := app.Config{CopyRate: 8 << 20, AllocUnit: 64 << 10, ScrubEvery: 168 * time.Hour, ScrubRate: 16 << 20}
-	if got.CopyRate != want.CopyRate || got.AllocUnit != want.AllocUnit || got.ScrubEvery != want.ScrubEvery || got.ScrubRate != want.ScrubRate {
+	if err := e.apply(cmd, &got); err != nil {
+		t.Fatal(err)
+	}
+	want := app.Config{CopyRate: 8 << 20, AllocUnit: 64 << 10, ScrubEvery: 168 * time.Hour, ScrubRate: 16 << 20, DirectIO: true}
+	if got.CopyRate != want.CopyRate || got.AllocUnit != want.AllocUnit || got.ScrubEvery != want.ScrubEvery || got.ScrubRate != want.ScrubRate || got.DirectIO != want.DirectIO {
 		t.Errorf("the flags give %+v", got)
 	}
 	b := newBench(t)

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"context"
 	"errors"
 
 	"k8s.io/klog/v2"
@@ -9,11 +10,14 @@ import (
 	"github.com/strata-csi/strata/pkg/store/layered"
 )
 
-// openBackend opens the embedded store in the data directory, which it makes first if
-// that was asked for.
-func openBackend(cfg Config, log klog.Logger) (store.Full, error) {
-	if cfg.Backend != nil {
+// openBackend opens the embedded store in the data directory, or the pool of a cluster,
+// which it makes first if that was asked for.
+func openBackend(ctx context.Context, cfg Config, log klog.Logger) (store.Full, error) {
+	switch {
+	case cfg.Backend != nil:
 		return cfg.Backend(cfg.Data)
+	case cfg.Gateway.Pool != "":
+		return cfg.Gateway.open(ctx, cfg)
 	}
 	if cfg.Init {
 		if err := layered.Init(cfg.Data, string(store.NewID())); err != nil {

@@ -66,6 +66,12 @@ type Config struct {
 	// ScrubRate bounds what that reads, in bytes a second; 0 is no bound.
 	ScrubEvery time.Duration
 	ScrubRate  int64
+	// Gateway, if it names a pool, serves a pool of a Ceph cluster instead of the
+	// embedded engine. The data directory then holds the sockets and the lock only.
+	Gateway Gateway
+	// Reexec lets the process execute its program anew at the start where that is the
+	// only way to mark its threads as I/O flushers: in binaries built with cgo.
+	Reexec bool
 	// Web is where the process tells of itself.
 	Web Web
 	// Version is told in the metrics.
@@ -193,6 +199,11 @@ func (c Config) normal() (Config, error) {
 	}
 	if c.TLS.Set() && c.Insecure {
 		return c, fmt.Errorf("TLS and no TLS are both asked for; leave the certificates out, or --insecure: %w", store.ErrInvalid)
+	}
+	if c.Gateway.Pool != "" {
+		if c.Gateway, err = c.Gateway.load(c.Data); err != nil {
+			return c, err
+		}
 	}
 	_, _, err = c.listens()
 	return c, err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -20,21 +21,53 @@ const ioFlusherFlags = 0x00080000 | 0x00100000
 // the mark a thread that allocates memory may wait for dirty pages to be written to
 // a device that this very process serves: a deadlock. Threads made later inherit it.
 //
-// It needs CAP_SYS_RESOURCE, Linux 5.6 and a binary built without cgo.
+// It needs CAP_SYS_RESOURCE and Linux 5.6, and errCgo says that this binary cannot.
 func becomeIOFlusher() error {
+	if os.Getenv(reexecuted) != "" {
+		return assertIOFlusher("/proc/self/task")
+	}
 	_, _, errno := syscall.AllThreadsSyscall(unix.SYS_PRCTL, unix.PR_SET_IO_FLUSHER, 1, 0)
+	if err := explainIOFlusher(errno); err != nil {
+		return err
+	}
+	return assertIOFlusher("/proc/self/task")
+}
+
+// errCgo: cgo keeps threads out of the runtime's reach, so that no mark can be set on
+// those that exist.
+var errCgo = errors.New("this binary was built with cgo, which keeps threads out of reach; build it with CGO_ENABLED=0")
+
+func explainIOFlusher(errno syscall.Errno) error {
 	switch errno {
 	case 0:
+		return nil
 	case syscall.ENOTSUP:
-		return errors.New("set PR_SET_IO_FLUSHER: this binary was built with cgo, which keeps threads out of reach; build it with CGO_ENABLED=0")
+		return fmt.Errorf("set PR_SET_IO_FLUSHER: %w", errCgo)
 	case syscall.EPERM:
 		return fmt.Errorf("set PR_SET_IO_FLUSHER: the process needs CAP_SYS_RESOURCE: %w", errno)
 	case syscall.EINVAL:
 		return fmt.Errorf("set PR_SET_IO_FLUSHER: the kernel is older than 5.6: %w", errno)
-	default:
-		return fmt.Errorf("set PR_SET_IO_FLUSHER: %w", errno)
 	}
-	return assertIOFlusher("/proc/self/task")
+	return fmt.Errorf("set PR_SET_IO_FLUSHER: %w", errno)
+}
+
+// reexecuted is set in the environment of a process that has executed itself anew, so
+// that it does so once.
+const reexecuted = "STRATA_IO_FLUSHER"
+
+// reexecAsIOFlusher marks one thread and executes the program anew from it: the mark is
+// kept over that, the thread is then the only one, and all later ones inherit it. It
+// returns only with an error. Nothing may have been begun that must not be dropped.
+func reexecAsIOFlusher() error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	_, _, errno := syscall.RawSyscall(syscall.SYS_PRCTL, unix.PR_SET_IO_FLUSHER, 1, 0)
+	if err := explainIOFlusher(errno); err != nil {
+		return err
+	}
+	// Not by its path, which may lead to another version by now.
+	err := syscall.Exec("/proc/self/exe", os.Args, append(os.Environ(), reexecuted+"=1"))
+	return fmt.Errorf("execute this program anew, marked as I/O flusher: %w", err)
 }
 
 // assertIOFlusher reads the flags of every task below dir back.

@@ -25,6 +25,12 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	case "ioflusher":
 		helperIOFlusher()
+	case "reexec":
+		if os.Getenv(reexecuted) == "" {
+			fmt.Println(reexecAsIOFlusher())
+			os.Exit(3)
+		}
+		helperIOFlusher()
 	case "lock":
 		helperLock()
 	}
@@ -105,6 +111,24 @@ func TestIOFlusherReachesEveryThread(t *testing.T) {
 	out, err := cmd.CombinedOutput()
 	if strings.Contains(string(out), "CAP_SYS_RESOURCE") {
 		t.Skip("root without CAP_SYS_RESOURCE")
+	}
+	if err != nil || strings.TrimSpace(string(out)) != "threads: true" {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// TestIOFlusherReexec: a process that cgo keeps from marking its threads gets the mark for
+// all of them by executing itself anew. This one may have cgo or not.
+func TestIOFlusherReexec(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), helperEnv+"=reexec")
+	out, err := cmd.CombinedOutput()
+	if strings.Contains(string(out), "CAP_SYS_RESOURCE") {
+		t.Skip("without CAP_SYS_RESOURCE")
 	}
 	if err != nil || strings.TrimSpace(string(out)) != "threads: true" {
 		t.Errorf("%v: %s", err, out)

@@ -26,7 +26,7 @@ func Store(ctx context.Context, cfg Config) error {
 		return err
 	}
 	p := &process{cfg: cfg, log: klog.FromContext(ctx)}
-	err = p.start()
+	err = p.start(ctx)
 	if err == nil {
 		err = p.serve(ctx)
 	}
@@ -56,8 +56,9 @@ type process struct {
 
 // start brings up everything but the serving. After an error the stack holds what
 // has to be undone.
-func (p *process) start() error {
-	for _, step := range []func() error{p.mark, p.certificates, p.lock, p.open, p.bind, p.assemble} {
+func (p *process) start(ctx context.Context) error {
+	open := func() error { return p.open(ctx) }
+	for _, step := range []func() error{p.mark, p.certificates, p.lock, open, p.bind, p.assemble} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -68,6 +69,9 @@ func (p *process) start() error {
 // mark makes the threads I/O flushers.
 func (p *process) mark() error {
 	err := becomeIOFlusher()
+	if errors.Is(err, errCgo) && p.cfg.Reexec {
+		err = reexecAsIOFlusher()
+	}
 	if err == nil {
 		return nil
 	}
@@ -81,7 +85,7 @@ func (p *process) mark() error {
 
 // lock takes the data directory.
 func (p *process) lock() error {
-	if p.cfg.Init {
+	if p.cfg.Init || p.cfg.Gateway.Pool != "" {
 		if err := os.MkdirAll(p.cfg.Data, 0o700); err != nil {
 			return fmt.Errorf("make the data directory: %w", err)
 		}
@@ -104,13 +108,13 @@ func (p *process) lock() error {
 }
 
 // open opens the backend, after making it if that was asked for.
-func (p *process) open() error {
-	b, err := openBackend(p.cfg, p.log)
+func (p *process) open(ctx context.Context) error {
+	b, err := openBackend(ctx, p.cfg, p.log)
 	if p.cfg.InitOnce != "" && errors.Is(err, store.ErrNotFound) {
 		cfg := p.cfg
 		cfg.Init = true
 		if err = p.once().first(); err == nil {
-			b, err = openBackend(cfg, p.log)
+			b, err = openBackend(ctx, cfg, p.log)
 		}
 	}
 	if err != nil {
