@@ -38,7 +38,7 @@ func (g *gatewayFlags) apply(cmd *cobra.Command, cfg *app.Config) error {
 	}
 	other := []string{"pools", "pool", "member"}
 	if ceph {
-		other = []string{"init-once", "copy-rate", "alloc-unit", "scrub-every", "scrub-rate", "ack", "io"}
+		other = []string{"copy-rate", "alloc-unit", "scrub-every", "scrub-rate", "ack", "io"}
 	}
 	for _, flag := range other {
 		if cmd.Flags().Changed(flag) {

@@ -16,7 +16,11 @@ import (
 // which stores have been served from the directory: an empty directory is a new one only
 // if there is none. The record is written after the store is made, so a crash between
 // leaves a store, which the next start records.
-type once struct{ dir, record string }
+type once struct {
+	dir, record string
+	// elsewhere: the directory holds no data but only sockets, as that of a gateway.
+	elsewhere bool
+}
 
 // first is nil if a new store may be made in the directory. ErrNotFound: there was one.
 // ErrInvalid: it holds something else.
@@ -28,6 +32,9 @@ func (o once) first() error {
 	if len(known) > 0 {
 		return fmt.Errorf("data directory %s holds no store, but %s says that store %s was there: mount its disk; if that store is gone for good, remove the record, and a new one is made: %w",
 			o.dir, o.record, strings.Join(known, " and "), store.ErrNotFound)
+	}
+	if o.elsewhere {
+		return nil
 	}
 	return o.empty(o.dir)
 }
@@ -95,7 +102,7 @@ func (o once) keep(uuid string) (err error) {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-func (p *process) once() once { return once{p.cfg.Data, p.cfg.InitOnce} }
+func (p *process) once() once { return once{p.cfg.Data, p.cfg.InitOnce, p.cfg.Gateway.Pool != ""} }
 
 // remember records the store that is served. A store that cannot be recorded is served
 // nevertheless, since its volumes are waiting for it.

@@ -108,6 +108,28 @@ func TestUnwritableRecord(t *testing.T) {
 	}
 }
 
+// TestInitOnceOfGateway: the sockets in its directory are no obstacle, the record is.
+func TestInitOnceOfGateway(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, apiSocket), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o := once{dir: dir, record: filepath.Join(dir, "record"), elsewhere: true}
+	if err := o.first(); err != nil {
+		t.Errorf("there was none: %v", err)
+	}
+	if err := o.keep("u1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := o.first(); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("there was one: %v", err)
+	}
+	o.elsewhere = false
+	if err := o.empty(dir); !errors.Is(err, store.ErrInvalid) {
+		t.Errorf("a file in the directory of an embedded store: %v", err)
+	}
+}
+
 // publications are what a store has published.
 type publications struct {
 	store.Publisher
