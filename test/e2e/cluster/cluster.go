@@ -14,7 +14,6 @@ import (
 	"sync"
 	"time"
 
-	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -42,7 +41,6 @@ func GuestNode(i int) string { return fmt.Sprintf("node%d", i) }
 // Cluster is a running cluster.
 type Cluster struct {
 	Client     kubernetes.Interface
-	Dynamic    dynamic.Interface
 	Config     *rest.Config
 	Kubeconfig string // of the administrator
 
@@ -95,13 +93,13 @@ func (c *Cluster) up(ctx context.Context) error {
 		if err := c.startHost(ctx); err != nil {
 			return err
 		}
-		return c.WaitNode(ctx, ControlNode, time.Minute)
+		return c.WaitNode(ctx, ControlNode, 3*time.Minute)
 	}); err != nil {
 		return err
 	}
 	for i := range c.guests {
 		if err := step("node "+GuestNode(i+1)+" ready", func() error {
-			return c.WaitNode(ctx, GuestNode(i+1), 3*time.Minute)
+			return c.WaitNode(ctx, GuestNode(i+1), 5*time.Minute)
 		}); err != nil {
 			return err
 		}
@@ -118,10 +116,18 @@ func (c *Cluster) certificates() error {
 	if err := c.signAll(); err != nil {
 		return err
 	}
-	c.Kubeconfig = c.path("admin.kubeconfig")
-	if err := c.ca.kubeconfig(c.Kubeconfig, "admin", "https://"+apiAddress); err != nil {
+	if err := c.ca.kubeconfig(c.path(adminConfig), "admin", "https://"+apiAddress); err != nil {
 		return err
 	}
+	return c.connect()
+}
+
+const adminConfig = "admin.kubeconfig"
+
+// connect makes the clients.
+func (c *Cluster) connect() error {
+	c.Kubeconfig = c.path(adminConfig)
+	var err error
 	if c.Config, err = clientcmd.BuildConfigFromFlags("", c.Kubeconfig); err != nil {
 		return fmt.Errorf("read kubeconfig: %w", err)
 	}
@@ -129,10 +135,17 @@ func (c *Cluster) certificates() error {
 	if c.Client, err = kubernetes.NewForConfig(c.Config); err != nil {
 		return fmt.Errorf("make client: %w", err)
 	}
-	if c.Dynamic, err = dynamic.NewForConfig(c.Config); err != nil {
-		return fmt.Errorf("make client: %w", err)
-	}
 	return nil
+}
+
+// Attach returns a cluster that another process runs in these namespaces and holds; what
+// works on processes and machines does not work on it.
+func Attach(o Options) (*Cluster, error) {
+	c := &Cluster{opts: o}
+	for i := 1; i <= o.Guests; i++ {
+		c.guests = append(c.guests, &guest{number: i, dir: c.path(GuestNode(i))})
+	}
+	return c, c.connect()
 }
 
 func (c *Cluster) path(name string) string { return filepath.Join(c.opts.Work, name) }

@@ -41,16 +41,39 @@ func run(m *testing.M) (code int, err error) {
 	}
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer cancel()
-	up, err = cluster.Up(ctx, cluster.Options{
+	o := cluster.Options{
 		Bin: bin, Work: filepath.Clean(work), Guests: len(workers), MemoryMB: 3072, Report: rep,
 		Images: []string{filepath.Join(work, "strata", "current.tar")},
-	})
-	if err != nil {
+	}
+	if os.Getenv("STRATA_E2E_ATTACH") != "" {
+		if up, err = cluster.Attach(o); err != nil {
+			return 0, err
+		}
+		return m.Run(), nil
+	}
+	if up, err = cluster.Up(ctx, o); err != nil {
 		return 0, err
 	}
 	defer func() {
 		err = errors.Join(err, rep.Step("cluster ended", up.Down))
 	}()
+	if err := setUp(ctx); err != nil {
+		if os.Getenv("STRATA_E2E_HOLD") == "" {
+			return 0, err
+		}
+		rep.Say("%v", err)
+	}
+	code = m.Run()
+	if os.Getenv("STRATA_E2E_HOLD") != "" && ctx.Err() == nil {
+		rep.Say("held; interrupt to end it. In its namespaces (nsenter -t PID -n -m -p), with %s:", bin)
+		rep.Say("  export KUBECONFIG=%s", up.Kubeconfig)
+		<-ctx.Done()
+	}
+	return code, nil
+}
+
+// setUp installs strata.
+func setUp(ctx context.Context) error {
 	for _, s := range []struct {
 		name string
 		do   func(context.Context) error
@@ -60,18 +83,8 @@ func run(m *testing.M) (code int, err error) {
 		{"chart installed, all pods ready", install},
 	} {
 		if err := rep.Step(s.name, func() error { return s.do(ctx) }); err != nil {
-			if os.Getenv("STRATA_E2E_HOLD") == "" {
-				return 0, err
-			}
-			rep.Say("%v", err)
-			break
+			return err
 		}
 	}
-	code = m.Run()
-	if os.Getenv("STRATA_E2E_HOLD") != "" && ctx.Err() == nil {
-		rep.Say("held; interrupt to end it. In its namespaces (nsenter -t PID -n -m -p), with %s:", bin)
-		rep.Say("  export KUBECONFIG=%s", up.Kubeconfig)
-		<-ctx.Done()
-	}
-	return code, nil
+	return nil
 }

@@ -1,5 +1,0 @@
-package scenario
-
-import "testing"
-
-func TestNothing(t *testing.T) {}
