@@ -43,6 +43,11 @@ func TestWrongValues(t *testing.T) {
 		"csiDriver: {nodeAllocatableUpdatePeriodSeconds: 1}":                   `minimum: got 1, want 10`,
 
 		// How values fit together.
+		"pools: [{name: a}, {name: b, backend: ceph, ceph: {cluster: c, pool: p}}]":                                                                                                      "b is on the Ceph cluster c, which is not among ceph.clusters",
+		"{pools: [{name: a, default: true}, {name: b, backend: ceph, ceph: {cluster: c, pool: p}}], ceph: {clusters: [{name: c, monitors: [h], user: u, key: k}]}}":                      "name it in ceph.gateway.image",
+		"{pools: [{name: a, default: true}, {name: b, backend: ceph, ceph: {cluster: c, pool: p, ports: {api: 10809}}}], ceph: {clusters: [{name: c, monitors: [h], user: u, key: k}]}}": "port 10809 of the gateways of b is in use",
+		"ceph: {clusters: [{name: c, monitors: [h], user: u}]}":                                                                                                                          "c needs key, or existingSecret",
+		"ceph: {clusters: [{name: c, monitors: [h], user: client.u}]}":                                                                                                                   "the user of c is named without client.",
 		"pools: [{name: a}, {name: b}]":                                                 "a, b are all of this chart's stores",
 		"pools: [{name: a}, {name: a, members: ['h:1']}]":                               "a appears twice",
 		"pools: [{name: a, default: true}, {name: b, default: true, members: ['h:1']}]": "at most one may have default: true",

@@ -71,7 +71,7 @@ metrics nobody but kubelet needs it. */}}
   configMap:
     name: {{ include "strata.fullname" .root }}-pools
     items:
-      - key: {{ .role }}.yaml
+      - key: {{ ternary "node" "controller" (eq .role "node") }}.yaml
         path: pools.yaml
 {{- if ne .root.Values.tls.source "none" }}
 - name: tls

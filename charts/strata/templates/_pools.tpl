@@ -14,6 +14,18 @@ search domains of the cluster's DNS complete the name. */}}
 {{/* The pools file for a role: (list $ "node"). Only nodes may have a store beside them. */}}
 {{- define "strata.poolsFile" -}}
 {{- $root := index . 0 -}}{{- $role := index . 1 -}}
+{{- with include "strata.cephClusters" $root | fromJsonArray -}}
+clusters:
+{{- range . }}
+  - name: {{ .name }}
+    monitors:
+      {{- range .monitors }}
+      - {{ . | quote }}
+      {{- end }}
+    user: {{ .user }}
+    keyFile: /etc/ceph/{{ .name }}/key
+{{- end }}
+{{ end -}}
 pools:
 {{- range $pool := $root.Values.pools }}
   - name: {{ .name }}
@@ -27,7 +39,17 @@ pools:
     local: {{ $root.Values.store.socketPath }}
     {{- end }}
     {{- else if eq (default "layered" .backend) "ceph" }}
-    service: {{ include "strata.fullname" $root }}-ceph-{{ .ceph.cluster }}.{{ $root.Release.Namespace }}.svc:{{ $root.Values.store.ports.api }}
+    cluster: {{ .ceph.cluster }}
+    cephPool: {{ .ceph.pool | quote }}
+    {{- range $key := list "namespace" "dataPool" "installation" }}
+    {{- with index $pool.ceph $key }}
+    {{ $key }}: {{ . | quote }}
+    {{- end }}
+    {{- end }}
+    service: {{ include "strata.fullname" $root }}-gateway-{{ .name }}.{{ $root.Release.Namespace }}.svc:{{ include "strata.cephPort" (list . "api") }}
+    {{- if eq $role "node" }}
+    local: {{ include "strata.cephSockets" . }}
+    {{- end }}
     {{- else }}
     {{- with .members }}
     members:
@@ -71,17 +93,38 @@ tls:
 {{- toJson $own -}}
 {{- end -}}
 
-{{/* The clusters of Ceph that pools name, as a JSON list. */}}
-{{- define "strata.cephUsed" -}}
-{{- $names := list -}}
+{{/* The pools on Ceph, as a JSON list. */}}
+{{- define "strata.cephPools" -}}
+{{- $pools := list -}}
 {{- range .Values.pools -}}
-{{- if eq (default "layered" .backend) "ceph" -}}{{- $names = append $names .ceph.cluster -}}{{- end -}}
+{{- if eq (default "layered" .backend) "ceph" -}}{{- $pools = append $pools . -}}{{- end -}}
 {{- end -}}
+{{- toJson $pools -}}
+{{- end -}}
+
+{{/* The clusters of Ceph that these name, as a JSON list. */}}
+{{- define "strata.cephClusters" -}}
+{{- $names := list -}}
+{{- range include "strata.cephPools" . | fromJsonArray -}}{{- $names = append $names .ceph.cluster -}}{{- end -}}
 {{- $used := list -}}
 {{- range .Values.ceph.clusters -}}
 {{- if has .name $names -}}{{- $used = append $used . -}}{{- end -}}
 {{- end -}}
 {{- toJson $used -}}
+{{- end -}}
+
+{{/* A port of the gateways of a pool: (list $pool "api"). */}}
+{{- define "strata.cephPort" -}}
+{{- index (default dict (index . 0).ceph.ports) (index . 1) | default (index (dict "api" 10820 "http" 10821) (index . 1)) | int -}}
+{{- end -}}
+
+{{/* Where the sockets of a pool's gateway are on each node. */}}
+{{- define "strata.cephSockets" -}}/run/strata-{{ .name }}{{- end -}}
+
+{{/* The Secret with the key of a cluster: (list $ $cluster). */}}
+{{- define "strata.cephSecret" -}}
+{{- $root := index . 0 -}}{{- $cluster := index . 1 -}}
+{{- default (printf "%s-ceph-%s" (include "strata.fullname" $root) $cluster.name) $cluster.existingSecret -}}
 {{- end -}}
 
 {{/* Whether an API is there: (list $ "group/version/Kind"). */}}
@@ -93,9 +136,11 @@ tls:
 {{- define "strata.localPaths" -}}
 {{- $paths := list -}}{{- $seen := list -}}
 {{- range .Values.pools -}}
-{{- if and .local (not (has .local $seen)) -}}
-{{- $seen = append $seen .local -}}
-{{- $paths = append $paths (dict "name" (printf "local-%s" .name) "path" .local) -}}
+{{- $path := default "" .local -}}
+{{- if eq (default "layered" .backend) "ceph" -}}{{- $path = include "strata.cephSockets" . -}}{{- end -}}
+{{- if and $path (not (has $path $seen)) -}}
+{{- $seen = append $seen $path -}}
+{{- $paths = append $paths (dict "name" (printf "local-%s" .name) "path" $path) -}}
 {{- end -}}
 {{- end -}}
 {{- toJson $paths -}}

@@ -4,7 +4,7 @@
 {{- $roles := list -}}
 {{- if .Values.controller.enabled -}}{{- $roles = append $roles "controller" -}}{{- end -}}
 {{- if .Values.node.enabled -}}{{- $roles = append $roles "node" -}}{{- end -}}
-{{- if .Values.store.enabled -}}{{- $roles = append $roles "store" -}}{{- end -}}
+{{- if or .Values.store.enabled (include "strata.cephPools" . | fromJsonArray) -}}{{- $roles = append $roles "store" -}}{{- end -}}
 {{- if .Values.tls.operator -}}{{- $roles = append $roles "operator" -}}{{- end -}}
 {{- toJson $roles -}}
 {{- end -}}

@@ -4,14 +4,18 @@ what to do. */}}
 {{- $v := .Values -}}
 {{- $names := list -}}{{- $defaults := 0 -}}
 {{- $clusters := list -}}
+{{- $ports := list (int $v.store.ports.api) (int $v.store.ports.nbd) (int $v.store.ports.http) (int $v.node.ports.http) -}}
 {{- range $v.ceph.clusters -}}
 {{- if has .name $clusters -}}{{- fail (printf "ceph.clusters: %s appears twice" .name) -}}{{- end -}}
 {{- $clusters = append $clusters .name -}}
+{{- if hasPrefix "client." .user -}}
+{{- fail (printf "ceph.clusters: the user of %s is named without client." .name) -}}
+{{- end -}}
 {{- if and (not .key) (not .existingSecret) -}}
-{{- fail (printf "ceph.clusters: %s needs key, or existingSecret with an entry keyring" .name) -}}
+{{- fail (printf "ceph.clusters: %s needs key, or existingSecret" .name) -}}
 {{- end -}}
 {{- end -}}
-{{- range $v.pools -}}
+{{- range $pool := $v.pools -}}
 {{- if has .name $names -}}{{- fail (printf "pools: %s appears twice" .name) -}}{{- end -}}
 {{- $names = append $names .name -}}
 {{- if .default -}}{{- $defaults = add1 $defaults -}}{{- end -}}
@@ -22,8 +26,15 @@ what to do. */}}
 {{- if not (has .ceph.cluster $clusters) -}}
 {{- fail (printf "pools: %s is on the Ceph cluster %s, which is not among ceph.clusters" .name .ceph.cluster) -}}
 {{- end -}}
-{{- if not $v.ceph.preview -}}
-{{- fail (printf "pools: %s has the backend ceph, which is not built into strata %s; ceph.preview=true renders its objects nevertheless" .name $.Chart.AppVersion) -}}
+{{- range list "api" "http" -}}
+{{- $port := int (include "strata.cephPort" (list $pool .)) -}}
+{{- if has $port $ports -}}
+{{- fail (printf "pools: port %d of the gateways of %s is in use; give it others with ceph.ports" $port $pool.name) -}}
+{{- end -}}
+{{- $ports = append $ports $port -}}
+{{- end -}}
+{{- if and (not $v.ceph.gateway.image.repository) -}}
+{{- fail (printf "pools: %s is on Ceph, which needs an image of strata that is built with librbd (make build-ceph); name it in ceph.gateway.image" .name) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

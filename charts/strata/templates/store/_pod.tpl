@@ -1,3 +1,17 @@
+{{/* What a store may do to its host: it marks its threads (SYS_RESOURCE) and keeps memory
+from being swapped out (IPC_LOCK). Sockets and data belong to root. */}}
+{{- define "strata.storeSecurity" -}}
+runAsUser: 0
+runAsGroup: 0
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+  add: [SYS_RESOURCE, IPC_LOCK]
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
 {{/* The pod of a store, whatever makes it: (dict "root" $ "record" $file "data" $volume). */}}
 {{- define "strata.storePod" -}}
 {{- $s := .root.Values.store -}}
@@ -77,15 +91,7 @@ spec:
       # SYS_RESOURCE: threads that devices of this host depend on are marked, so that
       # memory is never reclaimed through the devices themselves.
       securityContext:
-        runAsUser: 0
-        runAsGroup: 0
-        allowPrivilegeEscalation: false
-        readOnlyRootFilesystem: true
-        capabilities:
-          drop: [ALL]
-          add: [SYS_RESOURCE, IPC_LOCK]
-        seccompProfile:
-          type: RuntimeDefault
+        {{- include "strata.storeSecurity" .root | nindent 8 }}
       # No memory limit: a store that is killed pauses the I/O of all its volumes.
       resources:
         {{- toYaml $s.resources | nindent 8 }}
