@@ -79,7 +79,7 @@ result=0
 # The shell is the first process of the namespace: it collects orphans, and all others
 # end with it.
 # shellcheck disable=SC2016 # the inner shell expands it
-STRATA_E2E_BIN="$bin" STRATA_E2E_WORK="$work" STRATA_E2E_SOURCE="$PWD" \
+STRATA_E2E_BIN="$bin" STRATA_E2E_WORK="$work" STRATA_E2E_SOURCE="$PWD" STRATA_E2E_NEXT="$app-next" \
   unshare --net --mount --pid --fork --mount-proc --kill-child=KILL \
   bash -c 'cd "$STRATA_E2E_SOURCE/test/e2e/scenario" && "$@"; exit $?' -- \
   "$work/e2e.test" -test.v -test.timeout "${STRATA_E2E_TIMEOUT:-60m}" "$@" </dev/null || result=$?

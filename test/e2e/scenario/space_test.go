@@ -62,7 +62,7 @@ func (s *space) remove() error {
 	return cluster.Wait(s.ctx, "the volumes of "+s.name+" to go", 5*time.Minute, func(ctx context.Context) (bool, error) {
 		_, err := up.Client.CoreV1().Namespaces().Get(ctx, s.name, metav1.GetOptions{})
 		if !apierrors.IsNotFound(err) {
-			return false, fmt.Errorf("namespace is there: %w", err)
+			return false, fmt.Errorf("namespace is there: %v", err)
 		}
 		list, err := up.Client.CoreV1().PersistentVolumes().List(ctx, metav1.ListOptions{})
 		if err != nil {
@@ -260,7 +260,7 @@ spec: {volumeSnapshotClassName: strata, source: {persistentVolumeClaimName: %s}}
 	return cluster.Wait(s.ctx, "snapshot "+name+" to be ready", 3*time.Minute, func(ctx context.Context) (bool, error) {
 		out, err := kubectl(ctx, "", "-n", s.name, "get", "volumesnapshot", name, "-o",
 			"jsonpath={.status.readyToUse} {.status.error.message}")
-		return strings.HasPrefix(out, "true"), fmt.Errorf("it says %q: %w", out, err)
+		return strings.HasPrefix(out, "true"), fmt.Errorf("it says %q: %v", out, err)
 	})
 }
 
