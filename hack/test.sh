@@ -20,7 +20,7 @@ elif ((setup != 0)); then
   exit 1
 fi
 
-failed=0
+failed=()
 table=()
 for tier in "${tiers[@]}"; do
   echo
@@ -28,16 +28,19 @@ for tier in "${tiers[@]}"; do
   begin=$SECONDS
   result=passed
   make --no-print-directory "$tier" </dev/null 2>&1 | tee "$logs/$tier" || result=FAILED
-  [[ $result == passed ]] || failed=$((failed + 1))
+  [[ $result == passed ]] || failed+=("$tier")
   table+=("$(printf '%-12s %-8s %5ds' "$tier" "$result" $((SECONDS - begin)))")
+done
+
+# What is read first of a long output is its end: the failures come after everything else.
+for tier in "${failed[@]}"; do
+  echo
+  echo "==> last of $tier"
+  tail -n 60 "$logs/$tier"
 done
 
 echo
 echo "==> summary"
-printf 'tier         result    time\n'
-printf '%s\n' "${table[@]}"
-echo "tiers run: ${tiers[*]}"
-echo "tiers skipped: none"
 # go test -v tells a test's reason before its line of result.
 skipped=$(awk '
   $1 == "===" { test = $3 }
@@ -49,8 +52,18 @@ if [[ -n $skipped ]]; then
 else
   echo "tests skipped: none"
 fi
-if ((failed > 0)); then
-  echo "test: $failed of ${#tiers[@]} tiers failed"
-  exit 1
+echo "tiers run: ${tiers[*]}"
+echo "tiers skipped: none"
+printf 'tier         result    time\n'
+printf '%s\n' "${table[@]}"
+if ((${#failed[@]} == 0)); then
+  echo "test: all ${#tiers[@]} tiers passed in ${SECONDS}s"
+  exit
 fi
-echo "test: all ${#tiers[@]} tiers passed in ${SECONDS}s"
+echo
+echo "==> failures"
+for tier in "${failed[@]}"; do
+  hack/failures.sh "$logs/$tier" "$tier" $((3000 / ${#failed[@]}))
+done
+echo "test: ${#failed[@]} of ${#tiers[@]} tiers failed: ${failed[*]}"
+exit 1

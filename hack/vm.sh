@@ -17,8 +17,13 @@ on_two='TestStoreIsKilled|TestControllerAndNodeAreKilled|TestForceDetach'
 # last, in user-mode-linux.
 long_on_two='TestStoreHostIsCutOffAndMoves|TestTwoHundredVolumes'
 long_on_one='TestKillAtEveryStep'
-# What a package's tests may take in a guest, and its memory in MiB.
-declare -A limit=([uml]=20m [qemu]=30m)
+# What a calm run takes in a guest, in seconds, of those that differ much from the first
+# two; a run may take six times as long.
+declare -A calm=([uml]=60 [qemu]=90
+  [pkg/stage-uml]=75 [pkg/stage-qemu]=150
+  [test/vm/scenario-uml]=170 [test/vm/scenario-qemu]=150)
+calm_long=300
+# Memory of a guest in MiB.
 declare -A memory=([uml]=1024 [qemu]=1536)
 
 # kinds_for prints the kinds of guests for a package.
@@ -52,6 +57,26 @@ choice() {
   fi
 }
 
+# limit_of prints what the tests of a package may take in a kind of guest, in seconds.
+limit_of() {
+  if [[ -n ${STRATA_VM_LONG:-} ]]; then
+    echo $((6 * calm_long))
+  else
+    echo $((6 * ${calm[$1-$2]:-${calm[$2]}}))
+  fi
+}
+
+# note keeps for the end: what ran, where, how it ended, and since when it ran.
+table=()
+failed=()
+note() {
+  table+=("$(printf '%-20s %-8s %-8s %5ds' "$1" "$2" "$3" $((SECONDS - $4)))")
+  [[ $3 == passed ]] || failed+=("$1 $2")
+}
+
+# log_of prints the file for the output of what ran somewhere.
+log_of() { echo "$bin/${1//\//_}.$2.log"; }
+
 packages=("$@")
 if ((${#packages[@]} == 0)); then
   mapfile -t packages < <(grep -rl --include='*_test.go' '^//go:build.*\bkernelnbd\b' cmd pkg test |
@@ -69,32 +94,53 @@ CGO_ENABLED=0 go build -trimpath -o "$bin/strata" ./cmd/strata
 CGO_ENABLED=0 go build -trimpath -tags failpoints -o "$bin/strata-failpoints" ./cmd/strata
 
 # Tests of the guests themselves, which run on the host.
-failed=()
 if (($# == 0)); then
-  go test -v -count=1 -timeout 15m ./test/vm/... || failed+=("test/vm on the host")
+  begin=$SECONDS result=passed
+  go test -v -count=1 -timeout 15m ./test/vm/... 2>&1 | tee "$(log_of test/vm host)" || result=FAILED
+  note test/vm host $result $begin
 fi
 
 for package in "${packages[@]}"; do
   test="$bin/${package//\//_}.test"
-  if ! CGO_ENABLED=0 go test -trimpath -tags kernelnbd -c -o "$test" "./$package"; then
-    failed+=("$package: does not compile")
+  begin=$SECONDS
+  if ! CGO_ENABLED=0 go test -trimpath -tags kernelnbd -c -o "$test" "./$package" 2>&1 | tee "$(log_of "$package" build)"; then
+    note "$package" build FAILED $begin
     continue
   fi
   for kind in $(kinds_for "$package"); do
     echo
     echo "==> vm: $package in $kind"
-    "$bin/guest" -kind "$kind" -timeout "${limit[$kind]}" -memory "${memory[$kind]}" \
+    begin=$SECONDS result=passed
+    limit=$(limit_of "$package" "$kind")
+    # The tests' own limit comes first: it tells which of them hangs, and where.
+    "$bin/guest" -kind "$kind" -timeout $((limit + 30))s -memory "${memory[$kind]}" \
       -disk 4096 -disk-fs xfs -dir "$PWD/$package" \
       -env "STRATA_BIN=$bin/strata,STRATA_BIN_FAILPOINTS=$bin/strata-failpoints,STRATA_SEED=${STRATA_SEED:-}" \
-      -- "$test" -test.v "$(choice "$package" "$kind")" -test.timeout "${limit[$kind]}" \
-      </dev/null || failed+=("$package in $kind")
+      -- "$test" -test.v "$(choice "$package" "$kind")" -test.timeout "${limit}s" \
+      </dev/null 2>&1 | tee "$(log_of "$package" "$kind")" || result=FAILED
+    note "$package" "$kind" $result $begin
   done
 done
 
 echo
-if ((${#failed[@]} > 0)); then
-  printf 'vm: failed: %s\n' "${failed[@]}"
-  exit 1
-fi
-echo "vm: all passed: ${packages[*]}"
+printf '%-20s %-8s %-8s %s\n' package where result "  time"
+printf '%s\n' "${table[@]}"
 [[ -n ${STRATA_VM_LONG:-} ]] || echo "vm: NOT RUN HERE, see make vm-long: $long_on_two|$long_on_one"
+if ((${#failed[@]} == 0)); then
+  echo "vm: all passed: ${packages[*]}"
+  exit
+fi
+for run in "${failed[@]}"; do
+  echo
+  echo "==> last of $run"
+  # shellcheck disable=SC2086 # two words
+  tail -n 60 "$(log_of $run)"
+done
+echo
+echo "==> failures"
+printf 'vm: failed: %s\n' "${failed[@]}"
+for run in "${failed[@]}"; do
+  # shellcheck disable=SC2086 # two words
+  hack/failures.sh "$(log_of $run)" "$run" $((2400 / ${#failed[@]}))
+done
+exit 1

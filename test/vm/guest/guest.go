@@ -76,7 +76,7 @@ type Result struct {
 }
 
 // bootTimeout bounds the time until the first process of the guest speaks.
-const bootTimeout = 90 * time.Second
+const bootTimeout = 3 * time.Minute
 
 // offTimeout bounds the time from the exit code until the machine is off.
 const offTimeout = 20 * time.Second

@@ -99,6 +99,20 @@ func TestTimeout(t *testing.T) {
 	})
 }
 
+// A command that no signal ends does not hold the guest.
+func TestTimeoutInKernel(t *testing.T) {
+	each(t, func(t *testing.T, kind guest.Kind) {
+		m := guest.Machine{Kind: kind, DiskBytes: 512 << 20, DiskFS: "xfs"}
+		res, _ := shell(t, m, 2*time.Second, `fsfreeze --freeze /scratch && exec touch /scratch/never`)
+		if notes := strings.Join(res.Notes, "\n"); res.Code != wire.TimeoutCode || !strings.Contains(notes, "waits in the kernel") {
+			t.Errorf("exit code = %d, notes %q; want %d and what is the matter", res.Code, notes, wire.TimeoutCode)
+		}
+		if log := strings.Join(res.Kernel, "\n"); !strings.Contains(log, "task:touch") {
+			t.Errorf("the kernel has not told of the blocked task:\n%s", log)
+		}
+	})
+}
+
 // A kernel that dies is an error that shows why, not a wait for the timeout.
 func TestPanic(t *testing.T) {
 	each(t, func(t *testing.T, kind guest.Kind) {

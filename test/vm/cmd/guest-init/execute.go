@@ -39,11 +39,7 @@ func execute(job wire.Job, frames *wire.Writer) (int, error) {
 
 	var output sync.WaitGroup
 	output.Go(func() { copyOutput(frames, r) })
-	end := watch(job.Timeout, p.Pid, frames)
-	code, err := reap(p.Pid)
-	if end() {
-		code = wire.TimeoutCode
-	}
+	code, err := await(p.Pid, job.Timeout, frames)
 	// A process that the command left behind may hold the pipe for ever.
 	_ = r.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
 	output.Wait()
@@ -84,30 +80,41 @@ func reap(pid int) (int, error) {
 	}
 }
 
-// watch ends pid when its time is up, and before that has it and the kernel say where
-// they are. The function it returns stops the watch and tells whether it struck.
-func watch(timeout time.Duration, pid int, frames *wire.Writer) func() bool {
-	stop, struck := make(chan struct{}), false
-	var done sync.WaitGroup
-	done.Go(func() {
-		select {
-		case <-stop:
-			return
-		case <-time.After(timeout):
-		}
-		struck = true
-		_ = frames.Write(wire.Note, fmt.Appendf(nil, "not done after %v: asking for stacks", timeout))
-		_ = unix.Kill(pid, unix.SIGQUIT)
-		_ = os.WriteFile("/proc/sysrq-trigger", []byte("w"), 0)
-		select {
-		case <-stop:
-		case <-time.After(5 * time.Second):
-			_ = unix.Kill(-1, unix.SIGKILL)
-		}
-	})
-	return func() bool {
-		close(stop)
-		done.Wait()
-		return struck
+// grace is how long the command may take to answer a signal.
+const grace = 5 * time.Second
+
+// await returns the exit code of pid. When its time is up it is ended, and has, as the
+// kernel has, to say before where it is. What waits in the kernel for ever, which no signal
+// ends, is left behind.
+func await(pid int, timeout time.Duration, frames *wire.Writer) (int, error) {
+	ended := make(chan struct{})
+	var code int
+	var err error
+	go func() {
+		defer close(ended)
+		code, err = reap(pid)
+	}()
+	if within(ended, timeout) {
+		return code, err
+	}
+	_ = frames.Write(wire.Note, fmt.Appendf(nil, "not done after %v: asking for stacks", timeout))
+	_ = unix.Kill(pid, unix.SIGQUIT)
+	_ = os.WriteFile("/proc/sysrq-trigger", []byte("w"), 0)
+	if within(ended, grace) {
+		return wire.TimeoutCode, err
+	}
+	_ = unix.Kill(-1, unix.SIGKILL)
+	if within(ended, grace) {
+		return wire.TimeoutCode, err
+	}
+	return wire.TimeoutCode, frames.Write(wire.Note, []byte("it could not be ended: something of it waits in the kernel"))
+}
+
+func within(ended <-chan struct{}, bound time.Duration) bool {
+	select {
+	case <-ended:
+		return true
+	case <-time.After(bound):
+		return false
 	}
 }
