@@ -212,6 +212,18 @@ func (r *rig) until(most time.Duration, what string, ask func(context.Context) e
 	}
 }
 
+// quiet waits until a store has no job left.
+func (r *rig) quiet(s store.JobRunner) {
+	r.Helper()
+	r.until(2*time.Minute, "no job is left", func(ctx context.Context) error {
+		jobs, err := s.Jobs(ctx)
+		if err == nil && len(jobs) > 0 {
+			err = fmt.Errorf("%d jobs, first %+v", len(jobs), jobs[0])
+		}
+		return err
+	})
+}
+
 // errIO is an error reply, which a kernel would pass on to whoever writes.
 var errIO = errors.New("I/O error")
 
