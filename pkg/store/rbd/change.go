@@ -29,6 +29,7 @@ func (s *Store) Resize(ctx context.Context, image store.ID, size int64) (store.I
 	}
 	defer unlock()
 	intent := meta.Intent{ID: string(store.NewID()), Op: meta.OpShrink, Owner: s.o.Member, Object: image, Size: size}
+	defer s.working(intent.ID)()
 	if err := s.exclusive(ctx, func(t *meta.Tx) error { return reserveResize(t, intent) }); err != nil {
 		return store.Info{}, fmt.Errorf("resize %q: %w", image, err)
 	}
@@ -61,12 +62,12 @@ func reserveResize(t *meta.Tx, intent meta.Intent) error {
 	return nil
 }
 
-// shrink carries out the intent of a resize, to whichever side. If it fails, the intent
-// is taken back when the image still has its size, else left for the next attempt.
+// shrink carries out the intent of a resize, to whichever side. One that failed to grow
+// is given up; what has begun to be cut off is tried again by the follower.
 func (s *Store) shrink(ctx context.Context, intent meta.Intent) error {
 	h, err := s.holdImage(ctx, intent.Object)
 	if err != nil {
-		return errors.Join(err, s.dropIntent(intent))
+		return err
 	}
 	before := h.size.Load()
 	if err = h.enter(); err == nil {
@@ -140,6 +141,7 @@ func (s *Store) revert(ctx context.Context, image, snapshot store.ID) error {
 		return err
 	}
 	intent := meta.Intent{ID: string(store.NewID()), Op: meta.OpRevert, Owner: s.o.Member, Object: image, Snapshot: snapshot}
+	defer s.working(intent.ID)()
 	err = s.exclusive(ctx, func(t *meta.Tx) error {
 		obj, err := t.Find(image, store.KindImage)
 		if err != nil {
@@ -166,7 +168,7 @@ func (s *Store) revert(ctx context.Context, image, snapshot store.ID) error {
 		return err
 	}
 	failpoint.Hit("rbd.revert.reserved")
-	return s.rollBack(ctx, intent)
+	return s.rollBack(ctx, intent, false)
 }
 
 // idle refuses an object that is published, or that this process has open.
@@ -180,19 +182,33 @@ func (s *Store) idle(st *meta.State, obj meta.Object) error {
 	return nil
 }
 
-// rollBack carries out the intent of a revert. A flatten must not copy meanwhile: what
-// it believes copied could be rolled back.
-func (s *Store) rollBack(ctx context.Context, intent meta.Intent) error {
+// rollBack carries out the intent of a revert, again if an earlier attempt was
+// interrupted. A flatten must not copy meanwhile: what it believes copied could be rolled
+// back.
+//
+// The library puts the snapshot's object map in place before it rolls objects back, and
+// passes over those that neither map has. So a second attempt would leave what the first
+// did not reach as it was, unless the map is made true first.
+func (s *Store) rollBack(ctx context.Context, intent meta.Intent, again bool) error {
 	done, err := s.bulk.stop(ctx, &s.keys, intent.Object)
 	if err != nil {
-		return errors.Join(err, s.dropIntent(intent))
+		return err
 	}
 	defer done()
+	var image meta.Image
 	var snap meta.Snapshot
-	_ = s.cat.Peek(func(st *meta.State) error { snap = st.Snaps[intent.Snapshot]; return nil })
+	_ = s.cat.Peek(func(st *meta.State) error {
+		image, snap = st.Images[intent.Object], st.Snaps[intent.Snapshot]
+		return nil
+	})
+	if again {
+		if err := rebuildObjectMap(s.c.io, image.Cluster); err != nil {
+			return classify(err)
+		}
+	}
 	h, err := s.holdImage(ctx, intent.Object)
 	if err != nil {
-		return errors.Join(err, s.dropIntent(intent))
+		return err
 	}
 	if err = h.enter(); err == nil {
 		if err = h.img.GetSnapshot(snap.Cluster).Rollback(); err == nil {

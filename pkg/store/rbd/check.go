@@ -135,39 +135,62 @@ func (s *Store) unopened(ctx context.Context, id store.ID, why error) (text stri
 	return text, err
 }
 
+// rowsOf is what the catalogue has of an image and of its snapshots, whatever their
+// phase; quiet tells whether the image is live and not being changed.
+func (s *Store) rowsOf(ctx context.Context, id store.ID) (image meta.Image, rows map[string]meta.Snapshot, quiet bool, err error) {
+	rows = map[string]meta.Snapshot{}
+	err = s.cat.View(ctx, func(st *meta.State) error {
+		for _, n := range st.SnapsOf(id) {
+			rows[n.Cluster] = n
+		}
+		var ok bool
+		image, ok = st.Images[id]
+		_, busy := st.Taken(id)
+		quiet = ok && !busy && image.Phase == meta.Live && !st.Flattening(id)
+		return nil
+	})
+	return image, rows, quiet, err
+}
+
+// compare compares an image with its row. Snapshots come and go meanwhile, so those are
+// judged that had the same state before and after the cluster was asked.
 func (s *Store) compare(ctx context.Context, h *handle) (text string, err error) {
+	was, before, quiet, err := s.rowsOf(ctx, h.obj.Image.ID)
+	if err != nil {
+		return "", err
+	}
 	size, err := h.img.GetSize()
 	if err != nil {
 		return "", err
 	}
-	there, err := h.img.GetSnapshotNames()
+	list, err := h.img.GetSnapshotNames()
 	if err != nil {
 		return "", err
 	}
 	_, flat := h.img.GetParent()
-	err = s.cat.View(ctx, func(st *meta.State) error {
-		i, ok := st.Images[h.obj.Image.ID]
-		if _, busy := st.Taken(i.ID); !ok || busy || i.Phase != meta.Live {
-			return nil
+	is, after, still, err := s.rowsOf(ctx, h.obj.Image.ID)
+	if err != nil {
+		return "", err
+	}
+	there := map[string]bool{}
+	for _, x := range list {
+		there[x.Name] = true
+		_, known := before[x.Name]
+		if _, knownNow := after[x.Name]; store.IsID(x.Name) && !known && !knownNow {
+			text = fmt.Sprintf("snapshot %s is in the cluster, but not in the catalogue", x.Name)
 		}
-		if int64(size) != i.Size {
-			text = fmt.Sprintf("has %d bytes in the cluster, want %d", size, i.Size)
+	}
+	for name, n := range after {
+		if old, ok := before[name]; ok && old.Phase == meta.Live && n.Phase == meta.Live && !there[name] {
+			text = fmt.Sprintf("snapshot %s is missing", n.Name)
 		}
-		if gone(flat) != (i.Parent == nil) && !st.Flattening(i.ID) {
-			text = fmt.Sprintf("has a clone link in the catalogue: %v, in the cluster: %v", i.Parent != nil, !gone(flat))
-		}
-		for _, n := range st.SnapsOf(i.ID) {
-			is := slices.ContainsFunc(there, func(x librbd.SnapInfo) bool { return x.Name == n.Cluster })
-			if n.Phase == meta.Live && !is {
-				text = fmt.Sprintf("snapshot %s is missing", n.Name)
-			}
-		}
-		for _, x := range there {
-			if _, known := st.Snaps[store.ID(x.Name)]; store.IsID(x.Name) && !known {
-				text = fmt.Sprintf("snapshot %s is in the cluster, but not in the catalogue", x.Name)
-			}
-		}
-		return nil
-	})
-	return text, err
+	}
+	switch {
+	case !quiet || !still || was.Size != is.Size || (was.Parent == nil) != (is.Parent == nil):
+	case int64(size) != is.Size:
+		text = fmt.Sprintf("has %d bytes in the cluster, want %d", size, is.Size)
+	case gone(flat) != (is.Parent == nil):
+		text = fmt.Sprintf("has a clone link in the catalogue: %v, in the cluster: %v", is.Parent != nil, !gone(flat))
+	}
+	return text, nil
 }

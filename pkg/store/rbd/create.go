@@ -86,7 +86,8 @@ func (s *Store) Create(ctx context.Context, spec store.Spec) (store.Info, error)
 
 // create makes one attempt.
 func (s *Store) create(ctx context.Context, spec store.Spec) (store.Info, error) {
-	c := &creation{s: s, spec: spec}
+	c := &creation{s: s, spec: spec, id: string(store.NewID())}
+	defer s.working(c.id)()
 	if err := s.cat.View(ctx, c.look); err != nil || c.found != nil {
 		return c.answer(), err
 	}
@@ -126,6 +127,7 @@ type creation struct {
 	base   meta.Image     // the parent's image
 	via    *meta.Snapshot // what is cloned
 	row    meta.Image
+	id     string // of the intent
 	intent meta.Intent
 	found  *store.Info // it was there already
 	urgent store.ID    // what has to be flattened first
@@ -257,7 +259,7 @@ func (c *creation) reserve(t *meta.Tx) error {
 			c.row.Parent.Name = snap.Name
 		}
 	}
-	c.intent = meta.Intent{ID: string(store.NewID()), Op: meta.OpCreate, Owner: c.s.o.Member, Image: c.row.ID}
+	c.intent = meta.Intent{ID: c.id, Op: meta.OpCreate, Owner: c.s.o.Member, Image: c.row.ID}
 	if c.head != nil {
 		c.row.Name, c.row.Source, c.row.Node = c.parent.Ref(), c.parent.ID(), c.head.Node
 	}

@@ -12,10 +12,11 @@ import (
 	"github.com/strata-csi/strata/pkg/store/rbd/meta"
 )
 
-// followEvery is how often a member looks for cuts that others have made.
+// followEvery is how often a member looks for cuts that others have made, and for
+// changes of its own that failed halfway.
 const followEvery = time.Second
 
-// follower looks for cuts until the store closes.
+// follower looks for what is to be done until the store closes.
 func (s *Store) follower() {
 	defer s.wg.Done()
 	tick := time.NewTicker(followEvery)
@@ -26,7 +27,9 @@ func (s *Store) follower() {
 			return
 		case <-tick.C:
 		}
-		_ = s.follow(context.Background(), "") // the next look tries again
+		// The next look tries again.
+		_ = s.follow(context.Background(), "")
+		_ = s.replay(context.Background())
 	}
 }
 

@@ -46,13 +46,31 @@ func (s *Store) undo(t *meta.Tx, i meta.Intent) error {
 	return nil
 }
 
-// replay takes back or carries on what this member, whose last process is fenced, had
-// begun. The queue is not running yet; it will find the jobs in the catalogue.
+// working marks an intent as one that a call of this process is busy with, until the
+// function returned is called.
+func (s *Store) working(id string) func() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.busy == nil {
+		s.busy = map[string]bool{}
+	}
+	s.busy[id] = true
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.busy, id)
+	}
+}
+
+// replay takes back or carries on what this member had begun and nobody is busy with:
+// when it opens, what its last process left, which is fenced; later, what failed.
 func (s *Store) replay(ctx context.Context) error {
 	var left []meta.Intent
 	if err := s.cat.View(ctx, func(st *meta.State) error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
 		for _, i := range st.Intents {
-			if i.Owner == s.o.Member {
+			if i.Owner == s.o.Member && !s.busy[i.ID] {
 				left = append(left, i)
 			}
 		}
@@ -69,14 +87,20 @@ func (s *Store) replay(ctx context.Context) error {
 }
 
 func (s *Store) replayOne(ctx context.Context, i meta.Intent) error {
+	if i.Object != "" {
+		unlock, err := s.keys.lock(ctx, "image/"+string(i.Object))
+		if err != nil {
+			return err
+		}
+		defer unlock()
+	}
 	switch i.Op {
 	case meta.OpShrink:
 		return s.shrink(ctx, i)
 	case meta.OpRevert:
-		return s.rollBack(ctx, i)
+		return s.rollBack(ctx, i, true)
 	}
-	_, err := s.cat.Update(ctx, func(t *meta.Tx) error { return s.undo(t, i) })
-	return err
+	return s.update(ctx, func(t *meta.Tx) error { return s.undo(t, i) })
 }
 
 // errTaken: another gateway is changing the image.

@@ -104,7 +104,8 @@ func (s *Store) grant(t *meta.Tx, p store.Publication, target store.ID) store.Pu
 
 // publishHead makes the private head of a publication, and the publication with it.
 func (s *Store) publishHead(ctx context.Context, want store.Publication) (store.Publication, error) {
-	c := &creation{s: s, spec: store.Spec{Parent: want.ID}, head: &want}
+	c := &creation{s: s, spec: store.Spec{Parent: want.ID}, head: &want, id: string(store.NewID())}
+	defer s.working(c.id)()
 	if err := s.cat.View(ctx, c.look); err != nil {
 		return want, err
 	}

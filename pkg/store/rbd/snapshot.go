@@ -46,6 +46,7 @@ func (s *Store) snapshot(ctx context.Context, image store.ID, name string) (meta
 	snap := meta.Snapshot{ID: store.NewID(), Image: image, Name: name, Internal: name == "", Phase: meta.Making}
 	snap.Cluster = string(snap.ID)
 	intent := meta.Intent{ID: string(store.NewID()), Op: meta.OpSnapshot, Owner: s.o.Member, Object: image, Snapshot: snap.ID}
+	defer s.working(intent.ID)()
 	err := s.exclusive(ctx, func(t *meta.Tx) error {
 		obj, err := t.Find(image, store.KindImage)
 		if err != nil {

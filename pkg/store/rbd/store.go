@@ -31,6 +31,9 @@ type Store struct {
 	bulk    bulk
 	closes  atomic.Int64
 
+	mu   sync.Mutex
+	busy map[string]bool // intents that calls are busy with; guarded by mu
+
 	stop    chan struct{} // closed by Close
 	wg      sync.WaitGroup
 	closing atomic.Bool
@@ -155,7 +158,9 @@ func (s *Store) end() { s.life.RUnlock() }
 func (s *Store) update(ctx context.Context, fn func(*meta.Tx) error) error {
 	added, err := s.cat.Update(ctx, fn)
 	for _, j := range added {
-		s.queue.Adopt(j)
+		if s.queue != nil { // which finds them in the catalogue when it opens
+			s.queue.Adopt(j)
+		}
 	}
 	return err
 }

@@ -43,14 +43,14 @@ func (s *State) Garbage(id store.ID) Garbage {
 	var g Garbage
 	stay, seen := 0, 0
 	for _, n := range s.SnapsOf(id) {
-		switch {
-		case n.Phase == Making || used[n.ID]:
-			stay++
-		case n.Phase == Removed || n.Internal:
-			g.Snapshots = append(g.Snapshots, n)
-		default:
-			stay++
+		visible := n.Phase == Live && !n.Internal
+		if visible {
 			seen++
+		}
+		if visible || n.Phase == Making || used[n.ID] {
+			stay++
+		} else {
+			g.Snapshots = append(g.Snapshots, n)
 		}
 	}
 	if image.Phase == Removed {
