@@ -127,7 +127,7 @@ func TestValuesAreUsed(t *testing.T) {
 		for k, below := range m {
 			if !regexp.MustCompile(`\b` + k + `\b`).MatchString(templates) {
 				// What is handed on as it is has no names of ours in it.
-				if !regexp.MustCompile(`(?i)(resources|securityContext|updateStrategy)`).MatchString(path) {
+				if !regexp.MustCompile(`(?i)(resources|securityContext|updateStrategy|nodeSelector)`).MatchString(path) {
 					t.Errorf("no template uses %s.%s", path, k)
 				}
 			}

@@ -34,7 +34,14 @@ pools:
     {{- end }}
     backend: {{ default "layered" .backend }}
     {{- if include "strata.poolIsOurs" . }}
+    {{- with $root.Values.store.members }}
+    members:
+      {{- range . }}
+      - {{ . | quote }}
+      {{- end }}
+    {{- else }}
     service: {{ include "strata.storeService" $root }}
+    {{- end }}
     {{- if eq $role "node" }}
     local: {{ $root.Values.store.socketPath }}
     {{- end }}
