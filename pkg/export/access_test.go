@@ -258,27 +258,3 @@ func (r *rig) endOfScratch(pubs []store.Publication) {
 		t.Errorf("another node's head reads %d, %v", got[0], err)
 	}
 }
-
-// What a tool has opened for writing may hold anything.
-func TestToolsMakeTheFormatUnknown(t *testing.T) {
-	r := newRig(t, Config{})
-	format := func() store.Format {
-		i, err := r.src.Stat(r.patience, r.img.ID)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return i.Format
-	}
-	r.dial("ro/img")
-	r.dial(Name(r.publish("n1", store.AccessWrite), 1)).Close()
-	if err := r.reg.Unpublish(r.patience, r.img.ID, ""); err != nil {
-		t.Fatal(err)
-	}
-	if got := format(); got != store.FormatNone {
-		t.Errorf("reading and a node's writing make it %q", got)
-	}
-	r.dial("img").Close()
-	if got := format(); got != store.FormatUnknown {
-		t.Errorf("a plain session for writing makes it %q", got)
-	}
-}

@@ -128,27 +128,13 @@ func (r *Registry) openPlain(ctx context.Context, n name, c *nbd.Conn) (nbd.Expo
 	e.readOnly = n.readOnly || info.Kind == store.KindSnapshot
 	if !e.readOnly {
 		e.readOnly, err = r.claim(ctx, e.o, info, c)
-		if err == nil && !e.readOnly {
-			err = r.noteWriter(ctx, info)
-		}
 		if err != nil {
 			e.part()
 			return nil, err
 		}
+		e.unmarked.Store(!e.readOnly)
 	}
 	return r.start(ctx, e)
-}
-
-// noteWriter records that a tool may write anything to the image from now on.
-func (r *Registry) noteWriter(ctx context.Context, info store.Info) error {
-	if info.Format != store.FormatNone && info.Format != store.FormatBegun {
-		return nil
-	}
-	unknown := store.FormatUnknown
-	if _, err := r.src.Modify(ctx, info.ID, store.Change{Format: &unknown}); err != nil {
-		return refused(info.Ref(), err)
-	}
-	return nil
 }
 
 // claim makes the connection part of the session that writes to the image, when

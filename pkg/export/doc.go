@@ -25,8 +25,9 @@
 //     generations than the newest seen are refused.
 //   - Unpublish is answered only after every connection of the publication is Done.
 //     If it gave up waiting, the next writer waits instead.
-//   - What a plain session may write to is of unknown format from then on, noted
-//     before its first request.
+//   - What a plain session has changed is of unknown format from then on, noted
+//     durably before its first change is begun. One that changes nothing leaves an
+//     unused image unused.
 //   - Reads, writes, trims and writes of zeroes to an image keep within its limits,
 //     summed over all connections and taken in the order in which they come; a change
 //     holds for those that wait too. Who waits holds no lock and ends when its

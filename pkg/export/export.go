@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/strata-csi/strata/pkg/nbd"
 	"github.com/strata-csi/strata/pkg/store"
@@ -23,6 +24,9 @@ type export struct {
 	dev   store.Device
 	info  nbd.ExportInfo
 	bases sync.Map // snapshot name → store.ID, of bitmaps that were asked for
+
+	unmarked atomic.Bool // see mark
+	marking  sync.Mutex
 }
 
 var (
@@ -83,6 +87,9 @@ func (e *export) Read(p []byte, off int64) error {
 
 // Write implements nbd.Export.
 func (e *export) Write(p []byte, off int64, fua bool) error {
+	if err := e.mark(); err != nil {
+		return e.fail(err)
+	}
 	_, err := e.dev.WriteAt(p, off)
 	t := &e.o.traffic
 	return e.settle(t.count(&t.writes, &t.writtenBytes, int64(len(p)), err), fua)
@@ -104,12 +111,18 @@ func (e *export) Flush() error {
 
 // Trim implements nbd.Export.
 func (e *export) Trim(off, n int64, fua bool) error {
+	if err := e.mark(); err != nil {
+		return e.fail(err)
+	}
 	t := &e.o.traffic
 	return e.settle(t.count(&t.discards, nil, 0, e.dev.Discard(off, n)), fua)
 }
 
 // Zero implements nbd.Export.
 func (e *export) Zero(off, n int64, fua, noHole bool) error {
+	if err := e.mark(); err != nil {
+		return e.fail(err)
+	}
 	t := &e.o.traffic
 	return e.settle(t.count(&t.discards, nil, 0, e.dev.Zero(off, n, noHole)), fua)
 }

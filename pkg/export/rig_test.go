@@ -25,6 +25,16 @@ type source struct {
 	opened, closed atomic.Int64
 	active         atomic.Int64
 	onWrite        func(p []byte, off int64) error
+	onModify       func() error
+}
+
+func (s *source) Modify(ctx context.Context, id store.ID, c store.Change) (store.Info, error) {
+	if s.onModify != nil {
+		if err := s.onModify(); err != nil {
+			return store.Info{}, err
+		}
+	}
+	return s.Store.Modify(ctx, id, c)
 }
 
 func (s *source) Open(ctx context.Context, id store.ID) (store.Device, error) {
