@@ -49,6 +49,7 @@ func (c *cli) controllerCmd() *cobra.Command {
 	poolsFlag(cmd, &cfg.PoolsFile)
 	f.StringVar(&cfg.Endpoint, "endpoint", c.env(endpointEnv), "CSI socket: unix:///PATH (env "+endpointEnv+")")
 	webFlags(f, &cfg.Web)
+	eventsFlag(f, &cfg.Events)
 	f.DurationVar(&cfg.Stop, "stop-timeout", 0, "how long an orderly stop may take (default 30s)")
 	logs.flags(cmd)
 	return cmd
@@ -140,8 +141,15 @@ func (c *cli) nodeFlags(cmd *cobra.Command, cfg *app.NodeConfig, indexes *indexR
 	f.Int64Var(&cfg.KeyLimit, "tls-key-limit", 0, "bytes after which an encrypted connection is replaced (default: a quarter of what its key is good for)")
 	f.DurationVar(&cfg.Stop, "stop-timeout", 0, "how long an orderly stop may take (default 30s)")
 	webFlags(f, &cfg.Web)
+	eventsFlag(f, &cfg.Events)
 	_ = cmd.MarkFlagDirname("state")
 	_ = cmd.MarkFlagDirname("registration-dir")
+}
+
+// eventsFlag is of processes that know what happens to volumes.
+func eventsFlag(f *pflag.FlagSet, events *app.KubeEvents) {
+	*events = app.KubeEventsAuto
+	f.Var(events, "kube-events", "tell users of their volumes by events in the cluster: on, off, or auto for on in a pod")
 }
 
 func finishNode(cfg *app.NodeConfig, indexes indexRange) error {

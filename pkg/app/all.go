@@ -74,13 +74,17 @@ func (cfg AllConfig) csi(ctx context.Context) error {
 		}
 		d.stack.pushPlain("connection for metrics", src.Close)
 		d.web.registry.MustRegister(newStoreMetrics(src))
-		node, err := d.node(ctx, n, r)
+		events, err := d.events(n.Events, n.Version, n.Node)
+		if err != nil {
+			return err
+		}
+		node, err := d.node(ctx, n, r, events)
 		if err != nil {
 			return err
 		}
 		both := services{
 			identity:   driver.NewIdentity(driver.IdentityConfig{Version: n.Version, Controller: true, Ready: up.Load}),
-			controller: d.controller(r.pools), node: node,
+			controller: d.controller(r.pools, events), node: node,
 		}
 		if err := d.csi(n.Endpoint, both); err != nil {
 			return err

@@ -13,6 +13,7 @@ import (
 
 	"github.com/strata-csi/strata/pkg/attach"
 	"github.com/strata-csi/strata/pkg/driver"
+	"github.com/strata-csi/strata/pkg/kube"
 	"github.com/strata-csi/strata/pkg/nbd"
 	"github.com/strata-csi/strata/pkg/stage"
 )
@@ -45,6 +46,8 @@ type NodeConfig struct {
 	// what its key is good for, with a margin.
 	KeyLimit int64
 	Web      Web
+	// Events says whether users are told of fenced volumes by events; "" means auto.
+	Events KubeEvents
 	// Version is told to the CO and in the metrics.
 	Version string
 	// Stop bounds how long a stop may take; 0 means 30 s.
@@ -68,7 +71,11 @@ func Node(ctx context.Context, cfg NodeConfig) error {
 			return err
 		}
 		d.stack.pushPlain("connections to stores", r.pools.Close)
-		node, err := d.node(ctx, cfg, r)
+		events, err := d.events(cfg.Events, cfg.Version, cfg.Node)
+		if err != nil {
+			return err
+		}
+		node, err := d.node(ctx, cfg, r, events)
 		if err != nil {
 			return err
 		}
@@ -107,8 +114,8 @@ func AttachSupported() error {
 	return errors.Join(k.Supported(), k.Close(context.Background()))
 }
 
-// node makes the node's service.
-func (d *daemon) node(ctx context.Context, cfg NodeConfig, r *reach) (*driver.Node, error) {
+// node makes the node's service. Without a recorder only the log hears of fenced volumes.
+func (d *daemon) node(ctx context.Context, cfg NodeConfig, r *reach, recorder *kube.Recorder) (*driver.Node, error) {
 	if cfg.Node == "" {
 		return nil, errors.New("the node's name is not given")
 	}
@@ -120,13 +127,17 @@ func (d *daemon) node(ctx context.Context, cfg NodeConfig, r *reach) (*driver.No
 	if err != nil {
 		return nil, err
 	}
+	notify := func(e stage.Event) {
+		events.Notify(e)
+		fenced(recorder, cfg.Node, e)
+	}
 	limit := cfg.KeyLimit
 	if limit == 0 {
 		limit = keyLimit
 	}
 	s, err := stage.Open(ctx, stage.Config{
 		Dir: cfg.State, Node: cfg.Node, Finder: finder{r.pools}, Kernel: k, Dial: r.device,
-		Notify: events.Notify, KeyLimit: limit,
+		Notify: notify, KeyLimit: limit,
 	})
 	if err != nil {
 		return nil, err

@@ -14,6 +14,9 @@ import (
 // callTime bounds one call to the cluster's API.
 const callTime = 10 * time.Second
 
+// jsonType is what is spoken: our calls are few, and anybody can read them.
+const jsonType = "application/json"
+
 // ErrNotInCluster: the process does not run in a pod.
 var ErrNotInCluster = errors.New("this process does not run in a pod of a cluster")
 
@@ -42,14 +45,20 @@ func Connect(agent string) (*Cluster, error) {
 	return connect(cfg, agent)
 }
 
+// ConnectAt is Connect for an API that asks for no credentials, such as kubectl proxy's.
+func ConnectAt(url, agent string) (*Cluster, error) {
+	return connect(&rest.Config{Host: url}, agent)
+}
+
 func connect(cfg *rest.Config, agent string) (*Cluster, error) {
 	cfg = rest.AddUserAgent(rest.CopyConfig(cfg), agent)
 	cfg.Timeout, cfg.QPS, cfg.Burst = callTime, 5, 20
+	cfg.ContentType, cfg.AcceptContentTypes = jsonType, jsonType
 	core, err := typed.NewForConfig(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("connect to the cluster: %w", err)
 	}
 	return &Cluster{core: core, raw: func(ctx context.Context, path string) ([]byte, error) {
-		return core.RESTClient().Get().AbsPath(path).SetHeader("Accept", "application/json").DoRaw(ctx)
+		return core.RESTClient().Get().AbsPath(path).DoRaw(ctx)
 	}}, nil
 }

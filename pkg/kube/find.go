@@ -40,7 +40,8 @@ type finder struct {
 }
 
 // find returns the claim or snapshot, or the node in its stead; errNone if there is none.
-func (f *finder) find(ctx context.Context, s Subject) (corev1.ObjectReference, error) {
+// With list, all volumes are looked through if none has the right name.
+func (f *finder) find(ctx context.Context, s Subject, list bool) (corev1.ObjectReference, error) {
 	if s.Snapshot {
 		return f.snapshot(ctx, s)
 	}
@@ -50,6 +51,8 @@ func (f *finder) find(ctx context.Context, s Subject) (corev1.ObjectReference, e
 		return ref, err
 	case s.Node != "":
 		return corev1.ObjectReference{Kind: "Node", APIVersion: "v1", Name: s.Node, Namespace: metav1.NamespaceDefault}, nil
+	case !list:
+		return ref, err
 	}
 	return f.fromList(ctx, s)
 }

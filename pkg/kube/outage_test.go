@@ -14,8 +14,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/client-go/kubernetes/scheme"
-	"k8s.io/client-go/rest"
 
 	"github.com/strata-csi/strata/pkg/store"
 )
@@ -46,7 +44,7 @@ func newServer(t *testing.T) *server {
 
 func (s *server) cluster() *Cluster {
 	s.Helper()
-	c, err := connect(&rest.Config{Host: s.URL}, "test")
+	c, err := ConnectAt(s.URL, "test")
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -72,9 +70,8 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	switch {
 	case r.Method == http.MethodPost && r.URL.Path == "/api/v1/namespaces/ns/events":
-		body, _ := io.ReadAll(r.Body)
 		var e corev1.Event
-		if _, _, err := scheme.Codecs.UniversalDeserializer().Decode(body, nil, &e); err != nil {
+		if err := json.NewDecoder(r.Body).Decode(&e); err != nil {
 			s.Error(err)
 		}
 		s.mu.Lock()
@@ -172,11 +169,11 @@ func TestAPIComesBack(t *testing.T) {
 			if mode == "down" {
 				gone := httptest.NewServer(http.NotFoundHandler())
 				gone.Close()
-				away, err := connect(&rest.Config{Host: gone.URL}, "test")
+				away, err := ConnectAt(gone.URL, "test")
 				if err != nil {
 					t.Fatal(err)
 				}
-				c = &Cluster{core: away.core, raw: away.raw}
+				c = away
 			}
 			failed := make(chan error, 100)
 			r := record(t, c, Options{Failed: func(err error) { failed <- err }})

@@ -302,7 +302,9 @@ func (r *Recorder) dropAll() {
 
 // deliver makes the event; one that exists is this one.
 func (r *Recorder) deliver(ctx context.Context, it *item) error {
-	ref, err := r.finder.find(ctx, it.About)
+	// The provisioner makes the volume's object a moment after the volume: that is no
+	// reason for a list.
+	ref, err := r.finder.find(ctx, it.About, time.Since(it.At) > 4*r.opts.Retry)
 	if err != nil {
 		return err
 	}

@@ -140,6 +140,9 @@ type Event struct {
 	Kind   EventKind
 	Volume string
 	Device string
+	// Epoch is that of the publication, Paths are where the volume is published.
+	Epoch uint64
+	Paths []string
 	// After is how long the link was down, for LinkBack.
 	After time.Duration
 	Err   error

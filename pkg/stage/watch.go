@@ -364,7 +364,10 @@ func (s *Service) finish(v *volume) {
 func (s *Service) tell(v *volume, kind EventKind, after time.Duration, err error) {
 	e := Event{Kind: kind, Volume: v.id, After: after, Err: err}
 	if r := v.record(); r != nil {
-		e.Device = r.Device
+		e.Device, e.Epoch = r.Device, r.Ticket.Epoch
+		for _, t := range r.Targets {
+			e.Paths = append(e.Paths, t.Path)
+		}
 	}
 	s.cfg.Notify(e)
 }

@@ -225,6 +225,11 @@ func (s *Service) makeAt(ctx context.Context, p *plan, at *site, target string) 
 		return found{}, fmt.Errorf("volume %s: %w", p.Name, err)
 	}
 	failpoint.Hit("volume.create.made")
+	if info.Policy.Soft > 0 && info.Depth > info.Policy.Soft {
+		s.opts.Event(Event{
+			Kind: Deepened, Pool: at.view.Pool, Image: info.Name, Store: m.UUID, ID: info.ID, Depth: info.Depth, Soft: info.Policy.Soft,
+		})
+	}
 	return s.existing(ctx, p, found{p.pool.Name, m, info})
 }
 

@@ -24,12 +24,13 @@ type real struct {
 	t      *testing.T
 	svc    *volume.Service
 	stores []*storeapi.Client
+	events chan volume.Event
 }
 
 // newReal makes one store for each name of a pool; the first pool is the default.
 func newReal(t *testing.T, names ...string) *real {
 	t.Helper()
-	r := &real{t: t}
+	r := &real{t: t, events: make(chan volume.Event, 1000)}
 	var pools []pool.Settings
 	for i, name := range names {
 		if len(pools) == 0 || pools[len(pools)-1].Name != name {
@@ -52,7 +53,7 @@ func newReal(t *testing.T, names ...string) *real {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.svc = volume.New(set, volume.Options{})
+	r.svc = volume.New(set, volume.Options{Event: func(e volume.Event) { r.events <- e }})
 	t.Cleanup(func() {
 		if err := errors.Join(r.svc.Close(), set.Close()); err != nil {
 			t.Error(err)
@@ -290,4 +291,36 @@ func TestCopyBetweenPools(t *testing.T) {
 		t.Error(err)
 	}
 	r.wantEmpty()
+}
+
+// TestDeepClonesAreTold: whoever watches flattens hears of a clone above its soft limit,
+// and of no other.
+func TestDeepClonesAreTold(t *testing.T) {
+	r := newReal(t, "p")
+	create := func(req volume.CreateRequest) volume.Volume {
+		t.Helper()
+		v, err := r.svc.Create(t.Context(), req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	tuning := volume.Tuning{Soft: ptr(2), Hard: ptr(9)}
+	v := create(volume.CreateRequest{Name: "v0", Required: 4 * mib, Tuning: tuning})
+	for _, name := range []string{"v1", "v2"} {
+		v = create(volume.CreateRequest{Name: name, Volume: v.ID})
+	}
+	for len(r.events) > 0 {
+		t.Errorf("told of %+v", <-r.events)
+	}
+	v = create(volume.CreateRequest{Name: "v3", Volume: v.ID})
+	select {
+	case e := <-r.events:
+		want := volume.Event{Kind: volume.Deepened, Pool: "p", Image: "v3", Store: v.Store, ID: v.Info.ID, Depth: 3, Soft: 2}
+		if e != want {
+			t.Errorf("told of %+v, want %+v", e, want)
+		}
+	default:
+		t.Error("told of nothing")
+	}
 }

@@ -153,6 +153,8 @@ const (
 	CopyCancelled EventKind = "copy cancelled"
 	// Forwarded: a full store was left for another one.
 	Forwarded EventKind = "forwarded"
+	// Deepened: a clone is deeper than its soft limit, so its store flattens something.
+	Deepened EventKind = "deepened"
 )
 
 // Event tells of something that happens without a request's answer saying it.
@@ -163,6 +165,10 @@ type Event struct {
 	Store string // UUID of the store on which it is made
 	Bytes int64  // read for it so far
 	Err   error
+	// ID, Depth and Soft are set for Deepened: the image, its depth and its soft limit, in
+	// clone links.
+	ID          store.ID
+	Depth, Soft int
 }
 
 // swapped makes a lost race for a note what it is: the request has to be repeated.
