@@ -24,7 +24,7 @@ type real struct {
 	t      *testing.T
 	svc    *volume.Service
 	stores []*storeapi.Client
-	events chan volume.Event
+	events chan volume.Event // the first ones, as many as fit
 }
 
 // newReal makes one store for each name of a pool; the first pool is the default.
@@ -53,7 +53,12 @@ func newReal(t *testing.T, names ...string) *real {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.svc = volume.New(set, volume.Options{Event: func(e volume.Event) { r.events <- e }})
+	r.svc = volume.New(set, volume.Options{Event: func(e volume.Event) {
+		select {
+		case r.events <- e:
+		default:
+		}
+	}})
 	t.Cleanup(func() {
 		if err := errors.Join(r.svc.Close(), set.Close()); err != nil {
 			t.Error(err)
