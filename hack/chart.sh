@@ -34,7 +34,6 @@ case ${1:-} in
   update)
     rm -f "$vendored"/*.yaml
     crds "$vendored"
-    go run ./cmd/manifests
     STRATA_UPDATE=1 go test -count=1 ./...
     ;;
   *)
