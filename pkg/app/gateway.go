@@ -3,9 +3,11 @@ package app
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/strata-csi/strata/pkg/pool"
 	"github.com/strata-csi/strata/pkg/store"
@@ -91,5 +93,27 @@ func (g Gateway) open(ctx context.Context, cfg Config) (store.Full, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pool %s: %w", g.Pool, err)
 	}
-	return s, nil
+	return rbd.Guard(s), nil
+}
+
+// errShutOut ends a gateway that the cluster has shut out.
+var errShutOut = errors.New("the cluster has shut this gateway out, as somebody took it for dead")
+
+// tooSoon is the time within which a gateway is not shut out twice, unless it has a twin
+// of the same name somewhere, which it would shut out in turn. Then it ends.
+const tooSoon = time.Minute
+
+// shutOut returns errShutOut when the cluster has shut the backend out, if it is one to
+// which that can happen, and nil when the context ends.
+func shutOut(ctx context.Context, backend store.Full) error {
+	b, ok := backend.(interface{ Fenced() <-chan struct{} })
+	if !ok {
+		return nil
+	}
+	select {
+	case <-b.Fenced():
+		return errShutOut
+	case <-ctx.Done():
+		return nil
+	}
 }

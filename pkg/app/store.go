@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
@@ -25,8 +26,23 @@ func Store(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
+	for last := (time.Time{}); ; {
+		err := runStore(ctx, cfg)
+		if !errors.Is(err, errShutOut) {
+			return err
+		}
+		if time.Since(last) < tooSoon {
+			return fmt.Errorf("%w again within %v; if another one has the name %q, give it one of its own with --member", err, tooSoon, cfg.Gateway.Member)
+		}
+		klog.FromContext(ctx).Error(err, "Going on as a new client")
+		last, cfg.Init = time.Now(), false
+	}
+}
+
+// runStore is one life of a store process.
+func runStore(ctx context.Context, cfg Config) error {
 	p := &process{cfg: cfg, log: klog.FromContext(ctx)}
-	err = p.start(ctx)
+	err := p.start(ctx)
 	if err == nil {
 		err = p.serve(ctx)
 	}
@@ -185,6 +201,7 @@ func (p *process) serve(ctx context.Context) error {
 		})
 	}
 	g.Go(func() error { return p.web.serve(klog.NewContext(ctx, p.log)) })
+	g.Go(func() error { return shutOut(ctx, p.backend) })
 	p.log.Info("Serving", "store", p.serving.UUID, "data", p.cfg.Data, "api", p.serving.API, "nbd", p.serving.NBD)
 	if p.cfg.Ready != nil {
 		p.cfg.Ready(p.serving)

@@ -1,0 +1,118 @@
+//go:build ceph
+
+package rbd
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/strata-csi/strata/pkg/store"
+)
+
+// lookEvery is how often a gateway without I/O finds out whether it is shut out.
+const lookEvery = 3 * time.Second
+
+// Guarded is a Store that notices when the cluster has shut its client out, as whoever
+// takes it for dead does. From then on it is of no use: its devices answer ErrClosed, so
+// that clients are cut off and come back to whoever serves next, instead of being told
+// of a failed write. Close it and open another.
+type Guarded struct {
+	*Store
+	out  chan struct{}
+	once sync.Once
+	stop context.CancelFunc
+	done chan struct{}
+}
+
+// Guard begins to watch over a store; closing the result closes the store.
+func Guard(s *Store) *Guarded {
+	ctx, stop := context.WithCancel(context.Background())
+	g := &Guarded{Store: s, out: make(chan struct{}), stop: stop, done: make(chan struct{})}
+	go g.look(ctx)
+	return g
+}
+
+// Fenced is closed once the cluster has shut this client out.
+func (g *Guarded) Fenced() <-chan struct{} { return g.out }
+
+// look asks the cluster now and then, for gateways that have nothing else to ask.
+func (g *Guarded) look(ctx context.Context) {
+	defer close(g.done)
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-g.out:
+			return
+		case <-tick.C:
+			_, err := g.c.io.Stat(g.prefix() + "catalogue")
+			_ = g.seen(err) // what else may be wrong is told to those who ask
+		}
+	}
+}
+
+// seen looks at what the cluster has answered to a device.
+func (g *Guarded) seen(err error) error {
+	if err == nil || opErrno(err) != syscall.ESHUTDOWN {
+		return err
+	}
+	g.once.Do(func() { close(g.out) })
+	return fmt.Errorf("the cluster has shut this gateway out: %w: %w", err, store.ErrClosed)
+}
+
+// Open gives access to the bytes of an image or a snapshot.
+func (g *Guarded) Open(ctx context.Context, id store.ID) (store.Device, error) {
+	d, err := g.Store.Open(ctx, id)
+	if err != nil {
+		return nil, g.seen(err)
+	}
+	return &guardedDevice{Device: d, g: g}, nil
+}
+
+// Close stops watching and closes the store.
+func (g *Guarded) Close() error {
+	g.stop()
+	<-g.done
+	return g.Store.Close()
+}
+
+// guardedDevice shows its errors to the guard.
+type guardedDevice struct {
+	store.Device
+	g *Guarded
+}
+
+// ReadAt implements store.Device.
+func (d *guardedDevice) ReadAt(p []byte, off int64) (int, error) {
+	n, err := d.Device.ReadAt(p, off)
+	return n, d.g.seen(err)
+}
+
+// WriteAt implements store.Device.
+func (d *guardedDevice) WriteAt(p []byte, off int64) (int, error) {
+	n, err := d.Device.WriteAt(p, off)
+	return n, d.g.seen(err)
+}
+
+// Zero implements store.Device.
+func (d *guardedDevice) Zero(off, length int64, allocate bool) error {
+	return d.g.seen(d.Device.Zero(off, length, allocate))
+}
+
+// Discard implements store.Device.
+func (d *guardedDevice) Discard(off, length int64) error {
+	return d.g.seen(d.Device.Discard(off, length))
+}
+
+// Flush implements store.Device.
+func (d *guardedDevice) Flush() error { return d.g.seen(d.Device.Flush()) }
+
+// Extents implements store.Device.
+func (d *guardedDevice) Extents(off, length int64, base store.ID, fn func(store.Extent) bool) error {
+	return d.g.seen(d.Device.Extents(off, length, base, fn))
+}
