@@ -112,7 +112,7 @@ func (c *Cluster) makeDisk(ctx context.Context, k kernel, dir, file string) erro
 		return err
 	}
 	img := image.Image{Files: files}
-	for _, p := range []string{"containerd", "containerd-shim-runc-v2", "ctr", "runc", "mount", "umount", "findmnt", "lsblk",
+	for _, p := range []string{"containerd", "containerd-shim-runc-v2", "ctr", "runc", "mount", "umount", "findmnt", "lsblk", "losetup",
 		"/usr/lib/cni/bridge", "/usr/lib/cni/host-local", "/usr/lib/cni/loopback"} {
 		if err := img.Program(ctx, p); err != nil {
 			return err

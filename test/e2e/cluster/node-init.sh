@@ -16,7 +16,7 @@ mount -t tmpfs tmpfs /dev/shm
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount --make-rshared /
 hostname "$NODE"
-for module in overlay virtio_net veth bridge br_netfilter; do
+for module in overlay loop virtio_net veth bridge br_netfilter; do
   modprobe "$module" || echo "cannot load $module"
 done
 ip link set lo up

@@ -50,13 +50,8 @@ parameters: {bandwidth: 500Mi}
 
 // A volume's limits change while a pod writes, and hold at once.
 func TestAttributesUnderLoad(t *testing.T) {
+	classes(t, attributesClasses)
 	s := newSpace(t, "attributes")
-	s.apply(attributesClasses)
-	t.Cleanup(func() {
-		if _, err := kubectl(s.ctx, "", "delete", "volumeattributesclass", "e2e-slow", "e2e-fast"); err != nil {
-			t.Error(err)
-		}
-	})
 	s.claim(claim{name: "data", attributes: "e2e-fast"})
 	s.step("claim bound", func() error { return s.bound("data") })
 	s.load("data", workers[0])

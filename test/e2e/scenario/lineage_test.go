@@ -23,13 +23,8 @@ parameters: {softCloneDepth: "2"}
 // every clone keeps its data.
 func TestCloneChainFlattens(t *testing.T) {
 	const clones = 5
+	classes(t, shallowClass)
 	s := newSpace(t, "chain")
-	s.apply(shallowClass)
-	t.Cleanup(func() {
-		if _, err := kubectl(s.ctx, "", "delete", "storageclass", "e2e-shallow"); err != nil {
-			t.Error(err)
-		}
-	})
 	want := s.write(claim{name: "gen0", class: "e2e-shallow"}, "")
 	s.step(fmt.Sprintf("%d clones, each of the one before, bound", clones), func() error {
 		for i := range clones {

@@ -57,8 +57,6 @@ spec:
 // mounted on the first; it returns the checksum of the flushed data in it.
 func (s *space) appOn(node, storeNode string) string {
 	s.t.Helper()
-	s.apply(follow)
-	s.t.Cleanup(func() { _, _ = kubectl(context.WithoutCancel(s.ctx), "", "delete", "storageclass", "e2e-follow") })
 	s.claim(claim{name: "data", class: "e2e-follow"})
 	s.pod(pod{name: "first", node: storeNode, claims: []string{"data"}, script: fmt.Sprintf(fill, "data")})
 	want := must(s, "data written on "+storeNode, func() (string, error) { return s.finished("first") })
@@ -107,9 +105,10 @@ func (s *space) ready(node string, want bool) error {
 // A node with a store and an application is drained: the application moves, and volumes
 // whose images are on the drained node's store are served on.
 func TestDrain(t *testing.T) {
+	classes(t, follow)
 	s := newSpace(t, "drain")
 	want := s.appOn(workers[0], workers[0])
-	t.Cleanup(func() { _, _ = kubectl(context.WithoutCancel(s.ctx), "", "uncordon", workers[0]) })
+	t.Cleanup(func() { _, _ = kubectl(s.ctx, "", "uncordon", workers[0]) })
 	s.step("node "+workers[0]+" drained", func() error {
 		_, err := kubectl(s.ctx, "", "drain", workers[0], "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=5m")
 		return err
@@ -130,6 +129,7 @@ func TestNodeDies(t *testing.T) {
 	if os.Getenv("STRATA_E2E_ATTACH") != "" {
 		t.Skip("another process runs the cluster")
 	}
+	classes(t, follow)
 	s := newSpace(t, "death")
 	want := s.appOn(workers[0], workers[1])
 	s.step("node switched off, seen as lost", func() error {
@@ -182,6 +182,7 @@ func (s *space) backInService() {
 // A node is cut off and runs on. Its application is moved; the one left behind can never
 // write to the volume again, and the node cleans up when it is back.
 func TestNodeIsCutOff(t *testing.T) {
+	classes(t, follow)
 	s := newSpace(t, "cut")
 	want := s.appOn(workers[0], workers[1])
 	// The one left behind writes on and on.
@@ -194,7 +195,7 @@ func TestNodeIsCutOff(t *testing.T) {
 		}
 		return s.ready(workers[0], false)
 	})
-	t.Cleanup(func() { _ = up.Mend(context.WithoutCancel(s.ctx), workers[0]) })
+	t.Cleanup(func() { _ = up.Mend(s.ctx, workers[0]) })
 	s.takeOver(want)
 	before := must(s, "what the other wrote last", func() (string, error) { return s.exec("app-0", "sha256sum </data/stale") })
 	s.step("node on the network again, ready", func() error {

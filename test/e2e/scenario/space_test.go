@@ -26,13 +26,13 @@ type space struct {
 // volumes that were made in it must go.
 func newSpace(t *testing.T, name string) *space {
 	t.Helper()
-	s := &space{t: t, ctx: t.Context(), name: name}
+	// The test's own context ends before its clean-up; each wait has an end of its own.
+	s := &space{t: t, ctx: context.WithoutCancel(t.Context()), name: name}
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	if _, err := up.Client.CoreV1().Namespaces().Create(s.ctx, ns, metav1.CreateOptions{}); err != nil {
 		t.Fatalf("create namespace: %v", err)
 	}
 	t.Cleanup(func() {
-		s.ctx = context.WithoutCancel(s.ctx)
 		if t.Failed() {
 			s.describe()
 		}
@@ -95,6 +95,21 @@ func (s *space) apply(manifest string) {
 	if _, err := kubectl(s.ctx, manifest, "-n", s.name, "apply", "-f", "-"); err != nil {
 		s.t.Fatalf("apply: %v", err)
 	}
+}
+
+// classes applies objects that are not in a namespace and removes them after the test.
+// It is called before newSpace: some of them stay while volumes use them.
+func classes(t *testing.T, manifest string) {
+	t.Helper()
+	if _, err := kubectl(t.Context(), manifest, "apply", "-f", "-"); err != nil {
+		t.Fatalf("apply: %v", err)
+	}
+	t.Cleanup(func() {
+		ctx := context.WithoutCancel(t.Context())
+		if _, err := kubectl(ctx, manifest, "delete", "-f", "-", "--timeout=2m"); err != nil {
+			t.Errorf("delete classes: %v", err)
+		}
+	})
 }
 
 // claim describes a claim; the zero value of a field is left to the cluster.
