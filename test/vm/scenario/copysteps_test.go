@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
 )
 
@@ -20,13 +21,7 @@ import (
 func TestKillAtEveryStepOfACopy(t *testing.T) {
 	t.Setenv("STRATA_BIN", killed(t))
 	r, c := random(t), newCluster(t)
-	small := c.dir + "-small" // beside it: what is mounted below c.dir counts as left over
-	c.mkdir(small)
-	if err := unix.Mount("tmpfs", small, "tmpfs", 0, "size=160m"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = unix.Unmount(small, unix.MNT_DETACH) })
-	full := c.addStore(filepath.Join("..", filepath.Base(small), "store"), "")
+	small, full := c.addSmallStore(160 * mib)
 	member := func(s *storeHost) string { return fmt.Sprintf("%q", "unix:"+s.data+"/api.sock") }
 	const pools = "pools:\n  - name: default\n    backend: layered\n    members: [%s]\n"
 	c.writePools(fmt.Sprintf(pools, member(full)))
@@ -58,22 +53,8 @@ func TestKillAtEveryStepOfACopy(t *testing.T) {
 		}
 		before = len(left)
 		began := time.Now()
-		for i, source := range []string{v.GetVolumeId(), snap} {
-			name := fmt.Sprintf("copy-%d-%d", lives, i)
-			from := fromVolume(source)
-			if i == 1 {
-				from = fromSnapshot(source)
-			}
-			copied := c.create(name, 48*mib, fsVolume("ext4"), from, nil)
-			if !c.holds(c.stores[0], name) {
-				t.Errorf("%s was not made on the store that has room", name)
-			}
-			if got := sumFile(t, filepath.Join(c.up(copied, "n1"), "data")); got != sum {
-				t.Errorf("%s holds %s; its source %s", name, got, sum)
-			}
-			c.down(copied, "n1")
-			c.remove(copied)
-		}
+		c.copyOnce(fmt.Sprintf("copy-%d-0", lives), fromVolume(v.GetVolumeId()), sum)
+		c.copyOnce(fmt.Sprintf("copy-%d-1", lives), fromSnapshot(snap), sum)
 		t.Logf("life %d: %v, %d of %d points passed", lives, time.Since(began).Round(time.Millisecond), len(all)-len(x.left()), len(all))
 	}
 	x.end()
@@ -88,6 +69,33 @@ func TestKillAtEveryStepOfACopy(t *testing.T) {
 	}
 	c.log.clean(t)
 	t.Logf("%d points:\n%s", len(x.table), strings.Join(x.table, "\n"))
+}
+
+// addSmallStore makes a store on a file system of its own, and tells where that is.
+func (c *cluster) addSmallStore(size int64) (string, *storeHost) {
+	c.t.Helper()
+	dir := c.dir + "-small" // beside it: what is mounted below c.dir counts as left over
+	c.mkdir(dir)
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d", size)); err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	return dir, c.addStore(filepath.Join("..", filepath.Base(dir), "store"), "")
+}
+
+// copyOnce makes a volume of a source on the first store, looks at its file, and takes it
+// away.
+func (c *cluster) copyOnce(name string, source *csi.VolumeContentSource, sum string) {
+	c.t.Helper()
+	v := c.create(name, 48*mib, fsVolume("ext4"), source, nil)
+	if !c.holds(c.stores[0], name) {
+		c.t.Errorf("%s was not made on the store that has room", name)
+	}
+	if got := sumFile(c.t, filepath.Join(c.up(v, "n1"), "data")); got != sum {
+		c.t.Errorf("%s holds %s; its source %s", name, got, sum)
+	}
+	c.down(v, "n1")
+	c.remove(v)
 }
 
 // fill leaves so many bytes free where a store's data are.
