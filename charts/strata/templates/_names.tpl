@@ -59,7 +59,7 @@ app.kubernetes.io/part-of: strata
 {{- define "strata.image" -}}
 {{- $repository := .image.repository -}}
 {{- with .root.Values.imageRegistry -}}
-{{- $repository = printf "%s/%s" (trimSuffix "/" .) (regexReplaceAll "^[^/]+/" $repository "") -}}
+{{- $repository = printf "%s/%s" (trimSuffix "/" .) (regexReplaceAll "^[^/]*[.:][^/]*/" $repository "") -}}
 {{- end -}}
 {{- if .image.digest -}}
 {{- printf "%s@%s" $repository .image.digest -}}

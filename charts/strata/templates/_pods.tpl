@@ -160,3 +160,17 @@ podAntiAffinity:
 {{- define "strata.snapshotAPI" -}}
 {{- if or .Values.snapshotController.enabled (include "strata.hasAPI" (list . "snapshot.storage.k8s.io/v1")) -}}yes{{- end -}}
 {{- end -}}
+
+{{/* The components with metrics, and their ports, as a JSON list. */}}
+{{- define "strata.measured" -}}
+{{- $all := list -}}
+{{- range list "controller" "node" "store" -}}
+{{- if (index $.Values .).enabled -}}
+{{- $all = append $all (dict "component" . "port" (index $.Values .).ports.http) -}}
+{{- end -}}
+{{- end -}}
+{{- range include "strata.cephPools" . | fromJsonArray -}}
+{{- $all = append $all (dict "component" (printf "gateway-%s" .name) "port" (include "strata.cephPort" (list . "http") | int)) -}}
+{{- end -}}
+{{- toJson $all -}}
+{{- end -}}

@@ -10,6 +10,11 @@ capabilities:
   add: [SYS_RESOURCE, IPC_LOCK]
 seccompProfile:
   type: RuntimeDefault
+{{- with .Values.store.seLinuxOptions }}
+# Directories of the host are not labelled for containers.
+seLinuxOptions:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end -}}
 
 {{/* The pod of a store, whatever makes it: (dict "root" $ "record" $file "data" $volume). */}}
