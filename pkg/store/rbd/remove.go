@@ -62,8 +62,8 @@ func (s *Store) remove(ctx context.Context, id store.ID) error {
 
 // runCollect is the job that takes away what nothing needs of an image. It may be
 // interrupted anywhere and is idempotent.
-func (s *Store) runCollect(ctx context.Context, t *jobs.Task) error {
-	id := store.ID(t.Job().Target)
+func (s *Store) runCollect(ctx context.Context, task *jobs.Task) error {
+	id := store.ID(task.Job().Target)
 	// Two changes of one image in the cluster wait for each other there for seconds.
 	done, err := s.bulk.stop(ctx, &s.keys, id)
 	if err != nil {
@@ -132,15 +132,38 @@ func (s *Store) removeSnapshots(ctx context.Context, image meta.Image, list []me
 		return err
 	}
 	if err = h.enter(); err == nil {
-		for _, n := range list {
-			if e := h.img.GetSnapshot(n.Cluster).Remove(); e != nil && !gone(e) {
-				err = fmt.Errorf("snapshot %s: %w", n.Cluster, e)
-				break
-			}
-		}
+		err = h.removeSnapshots(list)
 		h.leave()
 	}
 	return errors.Join(err, s.drop(h, false))
+}
+
+// removeSnapshots removes those that are there. The library begins a removal by giving
+// the snapshot another name in a namespace of its own, its trash; one that was
+// interrupted there is found by the name it had.
+func (h *handle) removeSnapshots(list []meta.Snapshot) error {
+	due := map[string]bool{}
+	for _, n := range list {
+		due[n.Cluster] = true
+	}
+	there, err := h.img.GetSnapshotNames()
+	if err != nil {
+		return fmt.Errorf("list the snapshots: %w", err)
+	}
+	for _, x := range there {
+		name := x.Name
+		kind, err := h.img.GetSnapNamespaceType(x.Id)
+		if err == nil && kind == librbd.SnapNamespaceTypeTrash {
+			name, err = h.img.GetSnapTrashNamespace(x.Id)
+		}
+		if err == nil && due[name] {
+			err = h.img.RemoveSnapByID(x.Id)
+		}
+		if err != nil && !gone(err) {
+			return fmt.Errorf("snapshot %s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 // purge deletes an image from the cluster.
