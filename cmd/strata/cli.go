@@ -139,7 +139,7 @@ func (c *cli) verbs() []verbGroup {
 			c.snapCmd(), c.cloneCmd(), c.childrenCmd(), c.treeCmd(), c.flattenCmd(), c.policyCmd(), c.diffCmd(), c.duCmd(),
 		}},
 		{"store", "Stores:", []*cobra.Command{
-			c.storeCmd(), c.statusCmd(), c.checkCmd(), c.scrubCmd(), c.jobsCmd(), c.publishCmd(), c.unpublishCmd(), c.publicationsCmd(), c.certsCmd(),
+			c.storeCmd(), c.upgradeFormatCmd(), c.statusCmd(), c.checkCmd(), c.scrubCmd(), c.jobsCmd(), c.publishCmd(), c.unpublishCmd(), c.publicationsCmd(), c.certsCmd(),
 		}},
 		{"csi", "Kubernetes and kernel devices:", []*cobra.Command{
 			c.controllerCmd(), c.nodeCmd(), c.allCmd(), c.poolCmd(), c.mapCmd(), c.unmapCmd(), c.mappedCmd(),

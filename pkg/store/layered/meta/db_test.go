@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -146,13 +147,18 @@ func TestOpenRefuses(t *testing.T) {
 			path := newFile(t)
 			rewriteFormat(t, path, keyVersion, version)
 			_, err := Open(path, Options{})
-			wantErr(t, err, store.ErrUnsupported, path, "version "+version)
+			wantErr(t, err, store.ErrUnsupported, path, "version "+version, map[bool]string{true: "upgrade-format", false: "newer strata"}[version == "0"])
+			if got, err := ReadFormat(path); strconv.Itoa(got) != version || err != nil {
+				t.Errorf("its format is %d, %v", got, err)
+			}
 		})
 	}
 	t.Run("no version", func(t *testing.T) {
 		path := newFile(t)
 		rewriteFormat(t, path, keyVersion, "one")
 		_, err := Open(path, Options{})
+		wantErr(t, err, store.ErrCorrupt, path)
+		_, err = ReadFormat(path)
 		wantErr(t, err, store.ErrCorrupt, path)
 	})
 }

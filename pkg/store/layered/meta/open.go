@@ -16,10 +16,13 @@ import (
 	"github.com/strata-csi/strata/pkg/store"
 )
 
+// Format is the version of the format that this program writes. A change of any file of a
+// store raises it, also one of a layer or an index.
+const Format = 1
+
 const (
-	formatVersion = 1
-	lockPoll      = 20 * time.Millisecond
-	fileMode      = 0o600
+	lockPoll = 20 * time.Millisecond
+	fileMode = 0o600
 	// mapSize is the address space taken at once, in bytes: some 200,000 images.
 	mapSize = 256 << 20
 	// growStep is by how much the file grows, in bytes; growing costs a sync.
@@ -80,7 +83,7 @@ func writeEmpty(path, uuid string) (err error) {
 			t.putRow(bState, []byte(keyNext), layerKey(1)),
 			t.putRow(bState, []byte(keyReserved), layerKey(1)),
 			t.putRow(bFormat, []byte(keyUUID), []byte(uuid)),
-			t.put(bFormat, []byte(keyVersion), []byte(strconv.Itoa(formatVersion))))
+			t.put(bFormat, []byte(keyVersion), []byte(strconv.Itoa(Format))))
 	})
 }
 
@@ -104,6 +107,35 @@ func Open(path string, o Options) (*DB, error) {
 		return nil, errors.Join(fmt.Errorf("open catalogue %s: %w", path, err), d.Close())
 	}
 	return d, nil
+}
+
+// ReadFormat returns the format version of a catalogue, whether this program knows it or
+// not. Nothing is changed. Errors as of Open.
+func ReadFormat(path string) (version int, err error) {
+	d := &DB{path: path, readOnly: true}
+	if err := d.openFile(Options{ReadOnly: true}); err != nil {
+		return 0, fmt.Errorf("read the format of catalogue %s: %w", path, err)
+	}
+	err = d.View(func(t *Tx) error {
+		version, err = formatOf(t)
+		return err
+	})
+	if err := errors.Join(err, d.Close()); err != nil {
+		return 0, fmt.Errorf("read the format of catalogue %s: %w", path, err)
+	}
+	return version, nil
+}
+
+// CheckFormat tells whether this program works with a format version: store.ErrUnsupported,
+// saying what to do, if not.
+func CheckFormat(version int) error {
+	switch {
+	case version > Format:
+		return fmt.Errorf("it has format version %d, and this program knows %d: use the newer strata that has written it, or a newer one yet: %w", version, Format, store.ErrUnsupported)
+	case version < Format:
+		return fmt.Errorf("it has format version %d, and this program works with %d: bring it there with strata upgrade-format: %w", version, Format, store.ErrUnsupported)
+	}
+	return nil
 }
 
 func (d *DB) openFile(o Options) (err error) {
@@ -189,20 +221,29 @@ func lock(f *os.File, o Options) error {
 	}
 }
 
-func (d *DB) readFormat(t *Tx) error {
+// formatOf reads the format version of a catalogue.
+func formatOf(t *Tx) (int, error) {
 	if t.b.Bucket([]byte(bFormat.String())) == nil {
-		return fmt.Errorf("not a catalogue of strata: %w", store.ErrCorrupt)
+		return 0, fmt.Errorf("not a catalogue of strata: %w", store.ErrCorrupt)
 	}
 	text, err := t.get(bFormat, []byte(keyVersion))
 	if err != nil {
-		return err
+		return 0, err
 	}
 	version, err := strconv.Atoi(string(text))
 	if err != nil {
-		return fmt.Errorf("format version %q is not a number: %w", text, store.ErrCorrupt)
+		return 0, fmt.Errorf("format version %q is not a number: %w", text, store.ErrCorrupt)
 	}
-	if version != formatVersion {
-		return fmt.Errorf("format version %d, this program knows version %d only: %w", version, formatVersion, store.ErrUnsupported)
+	return version, nil
+}
+
+func (d *DB) readFormat(t *Tx) error {
+	version, err := formatOf(t)
+	if err != nil {
+		return err
+	}
+	if err := CheckFormat(version); err != nil {
+		return err
 	}
 	uuid, err := t.getRow(bFormat, []byte(keyUUID))
 	if err != nil {
