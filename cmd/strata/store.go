@@ -23,8 +23,9 @@ func (c *cli) storeCmd() *cobra.Command {
 		Long: "Serve a data directory: NBD on DIR/nbd.sock and the store API on DIR/api.sock, and on\n" +
 			"further addresses if asked. TCP beyond this machine wants certificates, which strata\n" +
 			"certs makes, or --insecure. --init makes the directory a store, once; without it, a\n" +
-			"directory that is no store is refused. SIGTERM and SIGINT end it in order, a second\n" +
-			"one at once.\n\n" +
+			"directory that is no store is refused. Where nobody can say it once, --init-once does,\n" +
+			"with a record on another disk: a directory that is empty although there is a record\n" +
+			"lacks its disk. SIGTERM and SIGINT end it in order, a second one at once.\n\n" +
 			"With --backend rbd it is a gateway: it serves, in the same way, a pool of a Ceph\n" +
 			"cluster that the pools file describes; DIR holds its sockets and its lock. --init\n" +
 			"makes the pool one of strata's, once.",
