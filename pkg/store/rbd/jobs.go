@@ -205,7 +205,7 @@ func (s *Store) watchForeign(ctx context.Context, id string, fn func(store.Job) 
 	}
 }
 
-// PauseJob, ResumeJob and CancelJob act on a job of this member.
+// PauseJob stops a job of this member until ResumeJob.
 func (s *Store) PauseJob(ctx context.Context, job string) error {
 	return s.steer(ctx, "pause", job, s.queue.Pause)
 }
