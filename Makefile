@@ -8,8 +8,9 @@ GO       ?= go
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS  := -s -w -X main.version=$(VERSION)
 BIN      := bin/strata
-# The image's name, and the archive that `ctr images import` and `docker load` take.
-IMAGE     ?= strata
+# The image's name, as the chart has it, and the archive that `ctr images import` and
+# `docker load` take.
+IMAGE     ?= ghcr.io/strata-csi/strata
 IMAGE_TAR := bin/strata-image.tar
 # Packages with unit tests; the tests under test/ drive the real binary.
 UNITS    := ./cmd/... ./pkg/...

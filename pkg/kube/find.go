@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation"
 )
 
@@ -50,7 +51,8 @@ func (f *finder) find(ctx context.Context, s Subject, list bool) (corev1.ObjectR
 	case !errors.Is(err, errNone):
 		return ref, err
 	case s.Node != "":
-		return corev1.ObjectReference{Kind: "Node", APIVersion: "v1", Name: s.Node, Namespace: metav1.NamespaceDefault}, nil
+		// As kubelet names a node in its own events, by which kubectl finds them.
+		return corev1.ObjectReference{Kind: "Node", APIVersion: "v1", Name: s.Node, UID: types.UID(s.Node)}, nil
 	case !list:
 		return ref, err
 	}

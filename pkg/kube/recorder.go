@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -315,9 +316,10 @@ func (r *Recorder) deliver(ctx context.Context, it *item) error {
 	if len(text) > maxText {
 		text = strings.ToValidUTF8(text[:maxText], "") + "…"
 	}
+	namespace := cmp.Or(ref.Namespace, metav1.NamespaceDefault)
 	at := metav1.NewTime(it.At)
-	_, err = r.cluster.core.Events(ref.Namespace).Create(ctx, &corev1.Event{
-		ObjectMeta:     metav1.ObjectMeta{Namespace: ref.Namespace, Name: eventName(ref.Name, it.id)},
+	_, err = r.cluster.core.Events(namespace).Create(ctx, &corev1.Event{
+		ObjectMeta:     metav1.ObjectMeta{Namespace: namespace, Name: eventName(ref.Name, it.id)},
 		InvolvedObject: ref, Reason: string(it.Reason), Message: text, Type: kind,
 		Source:         corev1.EventSource{Component: r.opts.Driver, Host: r.opts.Host},
 		FirstTimestamp: at, LastTimestamp: at, Count: 1,

@@ -269,6 +269,9 @@ func TestNodeFindsClaimByPath(t *testing.T) {
 			t.Errorf("event %d is on %s, a %s, want %s", i, got, all[i].Type, want)
 		}
 	}
+	if o := all[2].InvolvedObject; o.Namespace != "" || o.UID != "node-a" {
+		t.Errorf("kubectl does not find the node's event by %+v", o)
+	}
 	if n := f.count("list", "persistentvolumes"); n != 0 {
 		t.Errorf("a node has asked for %d lists", n)
 	}
