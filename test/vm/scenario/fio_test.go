@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
-	"sync"
 	"syscall"
 	"testing"
 )
@@ -18,7 +17,7 @@ import (
 // something is not as it was written.
 type fioVerify struct {
 	cancel context.CancelFunc
-	done   sync.WaitGroup
+	ended  chan struct{}
 	rounds int
 	err    error
 }
@@ -29,14 +28,15 @@ func startFio(t *testing.T, dir string, size int64) *fioVerify {
 	t.Helper()
 	// Halting waits for the end of a round: one that is cut off verifies nothing.
 	ctx, cancel := context.WithCancel(t.Context())
-	f := &fioVerify{cancel: cancel}
-	f.done.Go(func() {
+	f := &fioVerify{cancel: cancel, ended: make(chan struct{})}
+	go func() {
+		defer close(f.ended)
 		for ctx.Err() == nil && f.err == nil {
 			f.err = fioRound(t.Context(), dir, size, f.rounds)
 			f.rounds++
 		}
-	})
-	t.Cleanup(func() { cancel(); f.done.Wait() })
+	}()
+	t.Cleanup(func() { releaseIO(t); cancel(); _ = comesBack(f.ended, "fio") })
 	return f
 }
 
@@ -61,7 +61,9 @@ func fioRound(ctx context.Context, dir string, size int64, round int) error {
 func (f *fioVerify) verify(t *testing.T) {
 	t.Helper()
 	f.cancel()
-	f.done.Wait()
+	if err := comesBack(f.ended, "fio"); err != nil {
+		t.Fatal(err)
+	}
 	if f.err != nil {
 		t.Errorf("after %d rounds: %v", f.rounds, f.err)
 		return

@@ -31,7 +31,7 @@ type steady struct {
 	pace   time.Duration // between two writes; set before the start
 
 	stopped chan struct{}
-	done    sync.WaitGroup
+	ended   chan struct{}
 	writes  atomic.Int64
 
 	mu    sync.Mutex
@@ -59,15 +59,17 @@ func startPaced(t *testing.T, path string, size int64, pace time.Duration, r *ra
 		t.Fatal(err)
 	}
 	s := &steady{
-		file: f, buf: buf, blocks: size / steadyBlock, pace: pace, stopped: make(chan struct{}), last: time.Now(),
+		file: f, buf: buf, blocks: size / steadyBlock, pace: pace, last: time.Now(),
+		stopped: make(chan struct{}), ended: make(chan struct{}),
 		random: rand.New(rand.NewPCG(r.Uint64(), r.Uint64())), acked: make([]uint64, size/steadyBlock),
 	}
-	s.done.Go(s.run)
-	t.Cleanup(func() { _ = s.halt(); f.Close() })
+	go s.run()
+	t.Cleanup(func() { releaseIO(t); _ = s.halt(); f.Close() })
 	return s
 }
 
 func (s *steady) run() {
+	defer close(s.ended)
 	for n := uint64(1); s.next(); n++ {
 		block := s.random.Int64N(s.blocks)
 		fillSteady(s.buf, block, n)
@@ -155,14 +157,17 @@ func (s *steady) failed() error {
 	return s.err
 }
 
-// halt ends the writer and returns the error it met.
+// halt ends the writer and returns the error it met, which may be that a write does not
+// come back.
 func (s *steady) halt() error {
 	select {
 	case <-s.stopped:
 	default:
 		close(s.stopped)
 	}
-	s.done.Wait()
+	if err := comesBack(s.ended, "a write"); err != nil {
+		return err
+	}
 	return s.failed()
 }
 
