@@ -41,8 +41,10 @@ func (r *Registry) openPublished(ctx context.Context, n name, c *nbd.Conn) (nbd.
 		if err == nil && len(blockers) > 0 {
 			err = cutAndWait(ctx, blockers)
 		} else if err == nil {
-			e.readOnly = readOnly
-			return r.start(ctx, e)
+			if err = r.hold(ctx, e, n); err == nil {
+				e.readOnly = readOnly
+				return r.start(ctx, e)
+			}
 		}
 		if err != nil {
 			e.part()

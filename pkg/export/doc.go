@@ -35,6 +35,9 @@
 //   - Device errors that mean "not here any more" (store.ErrFenced, store.ErrClosed)
 //     cut the connection without a reply: a kernel would turn any error reply into
 //     a failed write, but sends the request again on its next connection.
+//   - Where several processes serve a store (Holder), a publication withdrawn through one
+//     ends its connections through all: each is on record before it may do anything, and
+//     its publication is looked at once more after that.
 //   - All connections to one image or snapshot share one store.Device.
 //
 // # Lock order

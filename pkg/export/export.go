@@ -20,6 +20,7 @@ type export struct {
 	epoch    uint64
 	readOnly bool
 	cut      <-chan struct{} // closed when the connection is cut
+	held     *holding        // nil where one process alone serves the store
 
 	dev   store.Device
 	info  nbd.ExportInfo
@@ -196,5 +197,6 @@ func (e *export) part() {
 		delete(a.conns, e.conn)
 	}
 	e.r.mu.Unlock()
+	e.held.end()
 	e.r.release(e.o)
 }
