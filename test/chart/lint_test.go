@@ -14,9 +14,6 @@ import (
 // TestLint is helm lint --strict: warnings fail it.
 func TestLint(t *testing.T) {
 	for name, r := range valuesFiles(t) {
-		if len(r.Cluster.APIs) > 0 {
-			continue // the linter knows no APIs but those of Kubernetes
-		}
 		for _, m := range lint.RunAll(chartDir, r.Values, r.Namespace).Messages {
 			if m.Severity >= support.WarningSev {
 				t.Errorf("%s: %v", name, m)

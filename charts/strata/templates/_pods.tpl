@@ -33,9 +33,19 @@ topologySpreadConstraints:
 - --log-format={{ .of.logFormat }}
 {{- end -}}
 
-{{/* Probes of a process of strata: (dict "host" $host "port" $port "start" $failures).
-/healthz answers as soon as the process is up, so a slow start kills nothing. */}}
+{{/* Probes of a process of strata: (dict "host" $host "port" $port). A start may take long,
+as that of a store which has journals to replay, and is not to be cut short: an hour. */}}
 {{- define "strata.probes" -}}
+startupProbe:
+  httpGet:
+    path: /healthz
+    port: {{ .port }}
+    {{- with .host }}
+    host: {{ . }}
+    {{- end }}
+  periodSeconds: 2
+  timeoutSeconds: 5
+  failureThreshold: 1800
 livenessProbe:
   httpGet:
     path: /healthz
@@ -43,7 +53,6 @@ livenessProbe:
     {{- with .host }}
     host: {{ . }}
     {{- end }}
-  initialDelaySeconds: 10
   periodSeconds: 20
   timeoutSeconds: 10
   failureThreshold: 6
