@@ -15,7 +15,8 @@ import (
 // seedFlag makes a random test repeat one run.
 var seedFlag = flag.Uint64("seed", 0, "seed of random tests; 0 takes STRATA_SEED, else a fresh one")
 
-// seeds are what a random test runs with: one given, or n derived from a fresh one.
+// seeds are what a random test runs with: one given, or n fresh ones, which are printed
+// before anything can fail.
 func seeds(t *testing.T, n int) []uint64 {
 	t.Helper()
 	base := *seedFlag
@@ -33,6 +34,7 @@ func seeds(t *testing.T, n int) []uint64 {
 	for i := range out {
 		out[i] = rand.Uint64()
 	}
+	t.Logf("seeds %d; STRATA_SEED=<seed> replays one", out)
 	return out
 }
 
