@@ -13,23 +13,34 @@ import (
 )
 
 // followEvery is how often a member looks for cuts that others have made, and for
-// changes of its own that failed halfway.
-const followEvery = time.Second
+// changes of its own that failed halfway. A lease has leaseParts such looks at least.
+const (
+	followEvery = time.Second
+	leaseParts  = 6
+)
 
 // follower looks for what is to be done until the store closes.
 func (s *Store) follower() {
 	defer s.wg.Done()
-	tick := time.NewTicker(followEvery)
+	tick := time.NewTicker(min(followEvery, s.o.Lease/leaseParts))
 	defer tick.Stop()
+	part := s.o.Lease / leaseParts
+	next := time.Now().Add(part)
 	for {
 		select {
 		case <-s.stop:
 			return
 		case <-tick.C:
 		}
-		// The next look tries again.
-		_ = s.follow(context.Background(), "")
-		_ = s.replay(context.Background())
+		// What fails is tried again at the next look.
+		ctx := context.Background()
+		_ = s.follow(ctx, "")
+		_ = s.replay(ctx)
+		if now := time.Now(); now.After(next) {
+			next = now.Add(part)
+			_ = s.lease(false)
+			_ = s.sweep(ctx)
+		}
 	}
 }
 

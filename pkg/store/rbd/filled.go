@@ -5,6 +5,7 @@ package rbd
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/strata-csi/strata/pkg/store"
 )
@@ -26,6 +27,9 @@ func (o Options) filled() (Options, error) {
 	set(&o.User, "admin")
 	if o.ObjectSize == 0 {
 		o.ObjectSize = 4 << 20
+	}
+	if o.Lease <= 0 {
+		o.Lease = time.Minute
 	}
 	if o.InFlight <= 0 {
 		o.InFlight = 64

@@ -2,6 +2,7 @@ package rbd
 
 import (
 	"errors"
+	"time"
 
 	"github.com/strata-csi/strata/pkg/store"
 )
@@ -39,6 +40,9 @@ type Options struct {
 	ObjectSize int64
 	// InFlight bounds the I/O that runs in the library at once; 0 means 64.
 	InFlight int
+	// Lease is how long a member that gives no sign of life is waited for before another
+	// fences it and takes over what it has begun; 0 means a minute.
+	Lease time.Duration
 	// Workers is how many background jobs run at once; 0 means 2.
 	Workers int
 }

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/strata-csi/strata/pkg/jobs"
 	"github.com/strata-csi/strata/pkg/store"
@@ -100,45 +99,6 @@ func (s *Store) start(ctx context.Context) error {
 // prefix begins the names of all that the installation has in the pool.
 func (s *Store) prefix() string { return "strata." + s.o.Installation + "." }
 
-// join writes this member's row, once whoever has it is fenced.
-func (s *Store) join(ctx context.Context) error {
-	for {
-		var old meta.Member
-		if err := s.cat.View(ctx, func(st *meta.State) error { old = st.Members[s.o.Member]; return nil }); err != nil {
-			return err
-		}
-		if old.Addresses != "" && !old.Clean {
-			if err := s.c.fence(old.Addresses); err != nil {
-				return err
-			}
-		}
-		won := false
-		_, err := s.cat.Update(ctx, func(t *meta.Tx) error {
-			if won = t.Members[s.o.Member] == old; !won {
-				return nil // another one came in between
-			}
-			if t.Meta.UUID == "" {
-				t.PutMeta(meta.Meta{UUID: string(store.NewID()), Version: meta.Version})
-			}
-			t.PutMember(meta.Member{Name: s.o.Member, Addresses: s.c.addresses, Since: time.Now().UTC()})
-			s.sawAll(t)
-			return nil
-		})
-		if err != nil || won {
-			return err
-		}
-	}
-}
-
-// sawAll says that this member has nothing open.
-func (s *Store) sawAll(t *meta.Tx) {
-	for _, c := range t.CutsFor(s.o.Member) {
-		if parent := t.Seen(c.ID, s.o.Member); parent != "" {
-			s.queueCollect(t, parent)
-		}
-	}
-}
-
 // begin lets a call in until end.
 func (s *Store) begin(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
@@ -200,10 +160,11 @@ func (s *Store) Close() error {
 		if m := t.Members[s.o.Member]; m.Addresses == s.c.addresses {
 			m.Clean = true
 			t.PutMember(m)
-			s.sawAll(t)
+			s.sawAll(t, m.Name)
 		}
 		return nil
 	})
+	s.release()
 	s.c.close()
 	if err = errors.Join(err, e); err != nil {
 		return fmt.Errorf("close %s: %w", s.o.place(), err)

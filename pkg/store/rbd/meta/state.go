@@ -196,3 +196,18 @@ func (s *State) PubsOf(id store.ID) []store.Publication {
 	slices.SortFunc(list, func(a, b store.Publication) int { return strings.Compare(a.Node, b.Node) })
 	return list
 }
+
+// Leaves tells whether a member has something that others wait for.
+func (s *State) Leaves(member string) bool {
+	for _, i := range s.Intents {
+		if i.Owner == member {
+			return true
+		}
+	}
+	for _, j := range s.Jobs {
+		if j.Owner == member {
+			return true
+		}
+	}
+	return len(s.CutsFor(member)) > 0
+}
