@@ -2,9 +2,8 @@ package scenario
 
 import (
 	"fmt"
-	"strconv"
-	"strings"
-	"time"
+
+	"github.com/strata-csi/strata/test/e2e/figures"
 )
 
 // loadScript writes a file at random and reads all of it back with checksums, past the
@@ -32,38 +31,9 @@ func (s *space) endLoad(claim string) {
 		s.t.Errorf("end load: %v", err)
 	}
 	out := must(s, "load on "+claim+" ended", func() (string, error) { return s.finished("load-" + claim) })
-	rounds, longest, err := readLoad(out)
+	rounds, longest, err := figures.Read(out)
 	if err != nil || rounds == 0 {
 		s.t.Errorf("load on %s, %d rounds: %v\n%s", claim, rounds, err, out)
 	}
 	rep.Say("%s: %d rounds written and verified on %s, longest request %v", s.t.Name(), rounds, claim, longest)
-}
-
-// Fields of fio's terse output, version 3.
-const (
-	fieldError     = 4
-	fieldReadMax   = 38 // µs
-	fieldWriteMax  = 79 // µs
-	fieldsExpected = 100
-)
-
-func readLoad(out string) (rounds int, longest time.Duration, err error) {
-	for line := range strings.Lines(out) {
-		f := strings.Split(strings.TrimSpace(line), ";")
-		if len(f) < fieldsExpected {
-			return rounds, longest, fmt.Errorf("fio says: %s", line)
-		}
-		if f[fieldError] != "0" {
-			return rounds, longest, fmt.Errorf("fio ended with error %s", f[fieldError])
-		}
-		for _, i := range []int{fieldReadMax, fieldWriteMax} {
-			us, err := strconv.ParseFloat(f[i], 64)
-			if err != nil {
-				return rounds, longest, fmt.Errorf("read figures of fio: %w", err)
-			}
-			longest = max(longest, time.Duration(us*1000).Round(time.Millisecond))
-		}
-		rounds++
-	}
-	return rounds, longest, nil
 }

@@ -14,17 +14,6 @@ import (
 	"github.com/strata-csi/strata/test/e2e/cluster"
 )
 
-// follow is the class whose volumes are on the store of the node that their first pod
-// was placed on.
-const follow = `
-apiVersion: storage.k8s.io/v1
-kind: StorageClass
-metadata: {name: e2e-follow}
-provisioner: csi.strata.dev
-volumeBindingMode: WaitForFirstConsumer
-allowVolumeExpansion: true
-`
-
 const setManifest = `
 apiVersion: apps/v1
 kind: StatefulSet
@@ -53,17 +42,54 @@ spec:
       volumes: [{name: data, persistentVolumeClaim: {claimName: data}}]
 `
 
-// appOn makes a volume on the store of the second node and an application that has it
-// mounted on the first; it returns the checksum of the flushed data in it.
-func (s *space) appOn(node, storeNode string) string {
+// app makes a volume with flushed data in it; it returns the node whose store has it, the
+// other one, and the checksum.
+func (s *space) app() (home, away, want string) {
 	s.t.Helper()
-	s.claim(claim{name: "data", class: "e2e-follow"})
-	s.pod(pod{name: "first", node: storeNode, claims: []string{"data"}, script: fmt.Sprintf(fill, "data")})
-	want := must(s, "data written on "+storeNode, func() (string, error) { return s.finished("first") })
-	s.step("that pod gone", func() error { return s.ended("first") })
+	want = s.write(claim{name: "data"}, "")
+	s.step("that pod gone", func() error { return s.ended("write-data") })
+	home = must(s, "store of the volume found", func() (string, error) { return s.storeNode("data") })
+	for _, n := range workers {
+		if n != home {
+			away = n
+		}
+	}
+	return home, away, want
+}
+
+// storeNode returns the node whose store has the image of a claim.
+func (s *space) storeNode(name string) (string, error) {
+	c, err := up.Client.CoreV1().PersistentVolumeClaims(s.name).Get(s.ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return "", err
+	}
+	pv, err := up.Client.CoreV1().PersistentVolumes().Get(s.ctx, c.Spec.VolumeName, metav1.GetOptions{})
+	if err != nil {
+		return "", err
+	}
+	handle := pv.Spec.CSI.VolumeHandle
+	store := handle[strings.LastIndex(handle, ":")+1:]
+	pods, err := up.Client.CoreV1().Pods(namespace).List(s.ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/component=store"})
+	if err != nil {
+		return "", err
+	}
+	for _, p := range pods.Items {
+		out, err := kubectl(s.ctx, "", "-n", namespace, "exec", p.Name, "--", "strata", "status", "--format", "json")
+		if err != nil {
+			return "", err
+		}
+		if strings.Contains(out, store) {
+			return p.Spec.NodeName, nil
+		}
+	}
+	return "", fmt.Errorf("no store is %s", store)
+}
+
+// appOn starts an application that has the volume mounted on a node.
+func (s *space) appOn(node string) {
+	s.t.Helper()
 	s.apply(fmt.Sprintf(setManifest, node, cluster.WorkloadImage))
 	s.step("application runs on "+node, func() error { return s.appRuns(node) })
-	return want
 }
 
 // appRuns waits until the application runs on a node.
@@ -102,21 +128,21 @@ func (s *space) ready(node string, want bool) error {
 	})
 }
 
-// A node with a store and an application is drained: the application moves, and volumes
-// whose images are on the drained node's store are served on.
+// A node with a store and an application is drained: the application moves, and the
+// volumes of that node's store are served on.
 func TestDrain(t *testing.T) {
-	classes(t, follow)
 	s := newSpace(t, "drain")
-	want := s.appOn(workers[0], workers[0])
-	t.Cleanup(func() { _, _ = kubectl(s.ctx, "", "uncordon", workers[0]) })
-	s.step("node "+workers[0]+" drained", func() error {
-		_, err := kubectl(s.ctx, "", "drain", workers[0], "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=5m")
+	home, away, want := s.app()
+	s.appOn(home)
+	t.Cleanup(func() { _, _ = kubectl(s.ctx, "", "uncordon", home) })
+	s.step("node "+home+" drained", func() error {
+		_, err := kubectl(s.ctx, "", "drain", home, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=5m")
 		return err
 	})
-	s.step("application runs on "+workers[1], func() error { return s.appRuns(workers[1]) })
+	s.step("application runs on "+away, func() error { return s.appRuns(away) })
 	s.appHas(want)
 	s.step("node uncordoned", func() error {
-		_, err := kubectl(s.ctx, "", "uncordon", workers[0])
+		_, err := kubectl(s.ctx, "", "uncordon", home)
 		return err
 	})
 }
@@ -129,50 +155,54 @@ func TestNodeDies(t *testing.T) {
 	if os.Getenv("STRATA_E2E_ATTACH") != "" {
 		t.Skip("another process runs the cluster")
 	}
-	classes(t, follow)
 	s := newSpace(t, "death")
-	want := s.appOn(workers[0], workers[1])
-	s.step("node switched off, seen as lost", func() error {
-		if err := up.PowerOff(workers[0]); err != nil {
+	home, away, want := s.app()
+	s.appOn(away)
+	s.step("node "+away+" switched off, seen as lost", func() error {
+		if err := up.PowerOff(away); err != nil {
 			return err
 		}
-		return s.ready(workers[0], false)
+		return s.ready(away, false)
 	})
-	s.takeOver(want)
+	s.takeOver(away, home, want)
 	s.step("node switched on, ready", func() error {
-		if err := up.PowerOn(workers[0]); err != nil {
+		if err := up.PowerOn(away); err != nil {
 			return err
 		}
-		return s.ready(workers[0], true)
+		return s.ready(away, true)
 	})
-	s.backInService()
+	s.backInService(away)
 }
 
-// takeOver marks the first node as out of service and sees its application on the other.
-func (s *space) takeOver(want string) {
+// takeOver marks a lost node as out of service and sees its application on another.
+func (s *space) takeOver(lost, other, want string) {
 	s.t.Helper()
 	s.step("node marked as out of service", func() error {
-		_, err := kubectl(s.ctx, "", "taint", "node", workers[0], outOfService)
+		_, err := kubectl(s.ctx, "", "taint", "node", lost, outOfService)
 		return err
 	})
-	s.step("application runs on "+workers[1], func() error { return s.appRuns(workers[1]) })
+	s.t.Cleanup(func() { _, _ = kubectl(s.ctx, "", "taint", "node", lost, outOfService+"-") })
+	s.step("application runs on "+other, func() error { return s.appRuns(other) })
 	s.appHas(want)
 }
 
-// backInService takes the mark away and sees the first node without devices.
-func (s *space) backInService() {
+// attached prints the NBD devices of a node that are connected, and its mounts of volumes.
+const attached = "for d in /sys/block/nbd*; do [ ! -e $d/pid ] || echo $d; done; grep /csi/ /proc/mounts; true"
+
+// backInService takes the mark away and sees the node without devices.
+func (s *space) backInService(node string) {
 	s.t.Helper()
 	s.step("node in service, without devices", func() error {
-		if _, err := kubectl(s.ctx, "", "taint", "node", workers[0], outOfService+"-"); err != nil {
+		if _, err := kubectl(s.ctx, "", "taint", "node", node, outOfService+"-"); err != nil {
 			return err
 		}
-		return cluster.Wait(s.ctx, "devices of "+workers[0]+" to go", 5*time.Minute, func(ctx context.Context) (bool, error) {
-			out, err := up.OnNode(ctx, workers[0], "for d in /sys/block/nbd*; do [ -e $d/pid ] && echo $d; done; grep /csi/ /proc/mounts; true")
+		return cluster.Wait(s.ctx, "devices of "+node+" to go", 5*time.Minute, func(ctx context.Context) (bool, error) {
+			out, err := up.OnNode(ctx, node, attached)
 			return err == nil && strings.TrimSpace(out) == "", fmt.Errorf("there are: %s %v", out, err)
 		})
 	})
 	for _, component := range []string{"store", "node"} {
-		s.step("strata's "+component+" is ready on "+workers[0], func() error {
+		s.step("strata's "+component+" is ready on "+node, func() error {
 			_, err := kubectl(s.ctx, "", "-n", namespace, "rollout", "status", "ds/strata-"+component, "--timeout=5m")
 			return err
 		})
@@ -182,32 +212,31 @@ func (s *space) backInService() {
 // A node is cut off and runs on. Its application is moved; the one left behind can never
 // write to the volume again, and the node cleans up when it is back.
 func TestNodeIsCutOff(t *testing.T) {
-	classes(t, follow)
 	s := newSpace(t, "cut")
-	want := s.appOn(workers[0], workers[1])
+	home, away, want := s.app()
+	s.appOn(away)
 	// The one left behind writes on and on.
 	if _, err := s.exec("app-0", "(while :; do date >>/data/stale; sync; sleep 1; done) >/dev/null 2>&1 &"); err != nil {
 		t.Fatal(err)
 	}
-	s.step("node cut off, seen as lost", func() error {
-		if err := up.Cut(s.ctx, workers[0]); err != nil {
+	s.step("node "+away+" cut off, seen as lost", func() error {
+		if err := up.Cut(s.ctx, away); err != nil {
 			return err
 		}
-		return s.ready(workers[0], false)
+		return s.ready(away, false)
 	})
-	t.Cleanup(func() { _ = up.Mend(s.ctx, workers[0]) })
-	s.takeOver(want)
-	before := must(s, "what the other wrote last", func() (string, error) { return s.exec("app-0", "sha256sum </data/stale") })
+	t.Cleanup(func() { _ = up.Mend(s.ctx, away) })
+	s.takeOver(away, home, want)
+	const stale = "sync; dd if=/data/stale bs=1M iflag=direct 2>/dev/null | sha256sum"
+	before := must(s, "what the other wrote last", func() (string, error) { return s.exec("app-0", stale) })
 	s.step("node on the network again, ready", func() error {
-		if err := up.Mend(s.ctx, workers[0]); err != nil {
+		if err := up.Mend(s.ctx, away); err != nil {
 			return err
 		}
-		return s.ready(workers[0], true)
+		return s.ready(away, true)
 	})
-	s.backInService()
-	after := must(s, "the same after its return", func() (string, error) {
-		return s.exec("app-0", "sync; echo 3 >/proc/sys/vm/drop_caches; sha256sum </data/stale")
-	})
+	s.backInService(away)
+	after := must(s, "the same after its return", func() (string, error) { return s.exec("app-0", stale) })
 	if before != after {
 		t.Errorf("a file changed under a node that has the volume alone: %s, then %s", before, after)
 	}
