@@ -37,6 +37,8 @@ type load struct {
 	mu     sync.Mutex
 	client *nbd.Client
 	gen    uint64
+	// withdrawn: no connection will be had any more.
+	withdrawn bool
 
 	stopping chan struct{}
 	wg       sync.WaitGroup
@@ -143,26 +145,14 @@ func (l *load) send(p []byte, off int64) error {
 
 // connect returns the connection, a new one if it is still the one that failed.
 func (l *load) connect(failed *nbd.Client) (*nbd.Client, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.client != nil && l.client != failed {
-		return l.client, nil
-	}
-	if l.client != nil {
-		_ = l.client.Close()
-	}
 	ctx, cancel := context.WithTimeout(l.r.Context(), 2*time.Minute)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		l.gen++
-		d := nbd.Dialer{Timeout: requestTimeout, Label: "the publication"}
-		target := nbd.Target{Network: "unix", Address: filepath.Join(l.dir, "nbd.sock"), Export: export.Name(l.pub, l.gen)}
-		c, err := d.Dial(ctx, target.String())
-		if err == nil {
-			l.client = c
-			return c, nil
+		c, err := l.tryConnect(ctx, failed)
+		if err == nil || errors.Is(err, errWithdrawn) {
+			return c, err
 		}
 		select {
 		case <-tick.C:
@@ -170,6 +160,31 @@ func (l *load) connect(failed *nbd.Client) (*nbd.Client, error) {
 			return nil, fmt.Errorf("no connection for two minutes: %w", err)
 		}
 	}
+}
+
+// errWithdrawn ends a load that is known to have lost its right.
+var errWithdrawn = errors.New("the publication was withdrawn")
+
+func (l *load) tryConnect(ctx context.Context, failed *nbd.Client) (*nbd.Client, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.withdrawn {
+		return nil, errWithdrawn
+	}
+	if l.client != nil && l.client != failed {
+		return l.client, nil
+	}
+	if l.client != nil {
+		_ = l.client.Close()
+	}
+	l.gen++
+	d := nbd.Dialer{Timeout: requestTimeout, Label: "the publication"}
+	target := nbd.Target{Network: "unix", Address: filepath.Join(l.dir, "nbd.sock"), Export: export.Name(l.pub, l.gen)}
+	c, err := d.Dial(ctx, target.String())
+	if err == nil {
+		l.client = c
+	}
+	return c, err
 }
 
 // progress waits until n more writes were answered after now, and tells how long the

@@ -12,25 +12,29 @@ import (
 	"github.com/strata-csi/strata/pkg/store"
 )
 
-// lookEvery is how often a gateway without I/O finds out whether it is shut out.
-const lookEvery = 3 * time.Second
+// lookEvery is how often a gateway finds out whether it is shut out, and whether
+// publications that it has connections of were withdrawn through another.
+const lookEvery = time.Second
 
 // Guarded is a Store that notices when the cluster has shut its client out, as whoever
 // takes it for dead does. From then on it is of no use: its devices answer ErrClosed, so
 // that clients are cut off and come back to whoever serves next, instead of being told
-// of a failed write. Close it and open another.
+// of a failed write. Close it and open another. It also keeps gateways of one pool from
+// serving what was withdrawn through another: see Hold.
 type Guarded struct {
 	*Store
-	out  chan struct{}
-	once sync.Once
-	stop context.CancelFunc
-	done chan struct{}
+	holds holds
+	out   chan struct{}
+	once  sync.Once
+	stop  context.CancelFunc
+	done  chan struct{}
 }
 
 // Guard begins to watch over a store; closing the result closes the store.
 func Guard(s *Store) *Guarded {
 	ctx, stop := context.WithCancel(context.Background())
 	g := &Guarded{Store: s, out: make(chan struct{}), stop: stop, done: make(chan struct{})}
+	g.holds = holds{byID: make(map[holdID]*hold), wake: make(chan struct{}, 1)}
 	go g.look(ctx)
 	return g
 }
@@ -38,7 +42,7 @@ func Guard(s *Store) *Guarded {
 // Fenced is closed once the cluster has shut this client out.
 func (g *Guarded) Fenced() <-chan struct{} { return g.out }
 
-// look asks the cluster now and then, for gateways that have nothing else to ask.
+// look asks the cluster now and then, and when a connection has ended.
 func (g *Guarded) look(ctx context.Context) {
 	defer close(g.done)
 	tick := time.NewTicker(lookEvery)
@@ -49,10 +53,10 @@ func (g *Guarded) look(ctx context.Context) {
 			return
 		case <-g.out:
 			return
+		case <-g.holds.wake:
 		case <-tick.C:
-			_, err := g.c.io.Stat(g.prefix() + "catalogue")
-			_ = g.seen(err) // what else may be wrong is told to those who ask
 		}
+		_ = g.seen(g.tell(ctx)) // what else may be wrong is told to those who ask
 	}
 }
 
