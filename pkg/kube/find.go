@@ -2,7 +2,6 @@ package kube
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"path"
@@ -11,7 +10,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation"
 )
@@ -19,10 +17,6 @@ import (
 const (
 	// listEvery is the shortest time between two lists of all volumes.
 	listEvery = time.Minute
-	// listPage is how many volumes one answer holds.
-	listPage = 500
-	// contents is where the contents of snapshots are found.
-	contents = "/apis/snapshot.storage.k8s.io/v1/volumesnapshotcontents/"
 	// uidLength is the length of a UID in text.
 	uidLength = 36
 )
@@ -71,7 +65,7 @@ func (f *finder) named(ctx context.Context, s Subject) (corev1.ObjectReference, 
 			continue
 		}
 		asked[name] = true
-		pv, err := f.cluster.core.PersistentVolumes().Get(ctx, name, metav1.GetOptions{})
+		pv, err := f.cluster.volume(ctx, name)
 		if apierrors.IsNotFound(err) {
 			continue
 		}
@@ -123,32 +117,16 @@ func (f *finder) fromList(ctx context.Context, s Subject) (corev1.ObjectReferenc
 
 func (f *finder) list(ctx context.Context) error {
 	handles := make(map[string]corev1.ObjectReference)
-	for opts := (metav1.ListOptions{Limit: listPage}); ; {
-		page, err := f.cluster.core.PersistentVolumes().List(ctx, opts)
-		if err != nil {
-			return fmt.Errorf("list of volumes: %w", err)
+	err := f.cluster.volumes(ctx, func(pv *corev1.PersistentVolume) {
+		if ref, ok := f.claim(pv); ok {
+			handles[pv.Spec.CSI.VolumeHandle] = ref
 		}
-		for i := range page.Items {
-			if ref, ok := f.claim(&page.Items[i]); ok {
-				handles[page.Items[i].Spec.CSI.VolumeHandle] = ref
-			}
-		}
-		if opts.Continue = page.Continue; opts.Continue == "" {
-			f.handles = handles
-			return nil
-		}
+	})
+	if err != nil {
+		return fmt.Errorf("list of volumes: %w", err)
 	}
-}
-
-// content is as much as matters of a VolumeSnapshotContent.
-type content struct {
-	Spec struct {
-		Driver string                 `json:"driver"`
-		Ref    corev1.ObjectReference `json:"volumeSnapshotRef"`
-	} `json:"spec"`
-	Status struct {
-		Handle string `json:"snapshotHandle"`
-	} `json:"status"`
+	f.handles = handles
+	return nil
 }
 
 // snapshot finds a VolumeSnapshot: the snapshotter names snapshots and their contents by
@@ -162,15 +140,11 @@ func (f *finder) snapshot(ctx context.Context, s Subject) (corev1.ObjectReferenc
 	if len(validation.IsDNS1123Subdomain(name)) > 0 {
 		return none, errNone
 	}
-	data, err := f.cluster.raw(ctx, contents+name)
+	c, err := f.cluster.content(ctx, name)
 	if apierrors.IsNotFound(err) {
 		return none, errNone
 	}
 	if err != nil {
-		return none, fmt.Errorf("snapshot content %s: %w", name, err)
-	}
-	var c content
-	if err := json.Unmarshal(data, &c); err != nil {
 		return none, fmt.Errorf("snapshot content %s: %w", name, err)
 	}
 	if c.Spec.Driver != f.driver || !s.is(c.Status.Handle) || c.Spec.Ref.Name == "" {

@@ -318,13 +318,13 @@ func (r *Recorder) deliver(ctx context.Context, it *item) error {
 	}
 	namespace := cmp.Or(ref.Namespace, metav1.NamespaceDefault)
 	at := metav1.NewTime(it.At)
-	_, err = r.cluster.core.Events(namespace).Create(ctx, &corev1.Event{
+	err = r.cluster.tell(ctx, &corev1.Event{
 		ObjectMeta:     metav1.ObjectMeta{Namespace: namespace, Name: eventName(ref.Name, it.id)},
 		InvolvedObject: ref, Reason: string(it.Reason), Message: text, Type: kind,
 		Source:         corev1.EventSource{Component: r.opts.Driver, Host: r.opts.Host},
 		FirstTimestamp: at, LastTimestamp: at, Count: 1,
 		ReportingController: r.opts.Driver, ReportingInstance: r.opts.Host,
-	}, metav1.CreateOptions{})
+	})
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("%s %s/%s: %w", ref.Kind, ref.Namespace, ref.Name, err)
 	}

@@ -362,5 +362,8 @@ func TestManyJobs(t *testing.T) {
 	for range mostJobs {
 		w.want("pvc-1", FlattenDone)
 	}
-	w.nothing()
+	w.Close()
+	for len(w.told) > 0 { // of others that were seen just before they ended
+		w.want("pvc-1", FlattenDone)
+	}
 }
