@@ -27,6 +27,7 @@ type Options struct {
 	Bin      string   // folder with the programs of Kubernetes
 	Work     string   // empty folder for state and logs
 	Images   []string // archives of images that every node has from its start on
+	Audit    string   // namespace whose accounts' requests are recorded
 	Guests   int
 	MemoryMB int // of each guest
 	Report   *report.Report

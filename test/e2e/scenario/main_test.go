@@ -42,7 +42,7 @@ func run(m *testing.M) (code int, err error) {
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer cancel()
 	o := cluster.Options{
-		Bin: bin, Work: filepath.Clean(work), Guests: len(workers), MemoryMB: 3072, Report: rep,
+		Bin: bin, Work: filepath.Clean(work), Audit: namespace, Guests: len(workers), MemoryMB: 3072, Report: rep,
 		Images: []string{filepath.Join(work, "strata", "current.tar")},
 	}
 	if os.Getenv("STRATA_E2E_ATTACH") != "" {
