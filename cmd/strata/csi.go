@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"strconv"
@@ -21,29 +22,12 @@ const (
 
 func (c *cli) controllerCmd() *cobra.Command {
 	var cfg app.ControllerConfig
-	var logs logging
 	cmd := &cobra.Command{
 		Use:   "controller --pools FILE --endpoint unix:///PATH",
 		Short: "Serve the CSI controller",
 		Long: "Serve the CSI controller: volumes and snapshots over the stores of the pools. It keeps\n" +
 			"nothing itself; several may run, and the sidecars' leader election says who is asked.",
-		Example:           "  strata controller --pools /etc/strata/pools.yaml --endpoint unix:///csi/csi.sock",
-		Args:              args(0, 0, ""),
-		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if cfg.PoolsFile == "" {
-				return usagef(cmd, "%s wants --pools", cmd.CommandPath())
-			}
-			if cfg.Endpoint == "" {
-				return usagef(cmd, "%s wants --endpoint", cmd.CommandPath())
-			}
-			ctx, err := logs.context(cmd, c.err)
-			if err != nil {
-				return err
-			}
-			cfg.Version = version
-			return app.Controller(ctx, cfg)
-		},
+		Example: "  strata controller --pools /etc/strata/pools.yaml --endpoint unix:///csi/csi.sock",
 	}
 	f := cmd.Flags()
 	poolsFlag(cmd, &cfg.PoolsFile)
@@ -51,14 +35,15 @@ func (c *cli) controllerCmd() *cobra.Command {
 	webFlags(f, &cfg.Web)
 	eventsFlag(f, &cfg.Events)
 	f.DurationVar(&cfg.Stop, "stop-timeout", 0, "how long an orderly stop may take (default 30s)")
-	logs.flags(cmd)
-	return cmd
+	return c.daemon(cmd, []string{"pools", "endpoint"}, func(ctx context.Context) error {
+		cfg.Version = version
+		return app.Controller(ctx, cfg)
+	})
 }
 
 func (c *cli) nodeCmd() *cobra.Command {
 	var cfg app.NodeConfig
 	var indexes indexRange
-	var logs logging
 	cmd := &cobra.Command{
 		Use:   "node --pools FILE",
 		Short: "Serve the CSI node, and strata map, on this host",
@@ -68,54 +53,27 @@ func (c *cli) nodeCmd() *cobra.Command {
 		Example: "  strata node --pools /etc/strata/pools.yaml --endpoint unix:///csi/csi.sock \\\n" +
 			"    --registration-dir /registration --kubelet-endpoint /var/lib/kubelet/plugins/csi.strata.dev/csi.sock\n" +
 			"  strata node --pools /etc/strata/pools.yaml",
-		Args:              args(0, 0, ""),
-		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if cfg.PoolsFile == "" {
-				return usagef(cmd, "%s wants --pools", cmd.CommandPath())
-			}
-			ctx, err := logs.context(cmd, c.err)
-			if err != nil {
-				return err
-			}
-			if err := finishNode(&cfg, indexes); err != nil {
-				return err
-			}
-			return app.Node(ctx, cfg)
-		},
 	}
 	poolsFlag(cmd, &cfg.PoolsFile)
 	c.nodeFlags(cmd, &cfg, &indexes)
-	logs.flags(cmd)
-	return cmd
+	return c.daemon(cmd, []string{"pools"}, func(ctx context.Context) error {
+		if err := finishNode(&cfg, indexes); err != nil {
+			return err
+		}
+		return app.Node(ctx, cfg)
+	})
 }
 
 func (c *cli) allCmd() *cobra.Command {
 	var cfg app.AllConfig
 	var indexes indexRange
-	var logs logging
 	cmd := &cobra.Command{
 		Use:   "all --data DIR",
 		Short: "Serve a store, the CSI controller and the CSI node in one process",
 		Long: "Serve a data directory, the CSI controller and the CSI node of one machine in one\n" +
 			"process. When it ends, I/O waits until it is started again; run the three by\n" +
 			"themselves where that matters.",
-		Example:           "  strata all --data /var/lib/strata --init --endpoint unix:///tmp/csi.sock",
-		Args:              args(0, 0, ""),
-		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if cfg.Store.Data == "" {
-				return usagef(cmd, "%s wants --data", cmd.CommandPath())
-			}
-			ctx, err := logs.context(cmd, c.err)
-			if err != nil {
-				return err
-			}
-			if err := finishNode(&cfg.Node, indexes); err != nil {
-				return err
-			}
-			return adviseStore(app.All(ctx, cfg))
-		},
+		Example: "  strata all --data /var/lib/strata --init --endpoint unix:///tmp/csi.sock",
 	}
 	f := cmd.Flags()
 	f.StringVar(&cfg.Store.Data, "data", "", "data directory of the store")
@@ -124,8 +82,12 @@ func (c *cli) allCmd() *cobra.Command {
 	f.StringVar(&cfg.Pool, "pool", "default", "name of the pool that the store makes up")
 	_ = cmd.MarkFlagDirname("data")
 	c.nodeFlags(cmd, &cfg.Node, &indexes)
-	logs.flags(cmd)
-	return cmd
+	return c.daemon(cmd, []string{"data"}, func(ctx context.Context) error {
+		if err := finishNode(&cfg.Node, indexes); err != nil {
+			return err
+		}
+		return adviseStore(app.All(ctx, cfg))
+	})
 }
 
 // nodeFlags are those of every process that attaches devices.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/strata-csi/strata/cmd/strata/internal/size"
 	"github.com/strata-csi/strata/cmd/strata/internal/tree"
 	"github.com/strata-csi/strata/pkg/store"
+	"github.com/strata-csi/strata/pkg/storeapi"
 )
 
 // infoAnswer is what info prints as JSON: the object's fields, and more.
@@ -22,36 +24,24 @@ type infoAnswer struct {
 }
 
 func (c *cli) infoCmd() *cobra.Command {
-	return &cobra.Command{
-		Use:               "info IMAGE[@SNAPSHOT]",
-		Short:             "Describe an image or snapshot",
-		Args:              args(1, 1, "an IMAGE or IMAGE@SNAPSHOT"),
-		ValidArgsFunction: c.completeRefs(1, anyKind),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			i, err := c.object(cmd.Context(), args[0])
-			if err != nil {
-				return err
+	cmd := &cobra.Command{Use: "info IMAGE[@SNAPSHOT]", Short: "Describe an image or snapshot"}
+	return c.aboutObject(cmd, func(ctx context.Context, s *storeapi.Client, i store.Info) error {
+		answer := infoAnswer{Info: i}
+		var err error
+		if answer.Usage, err = s.Usage(ctx, i.ID); err != nil {
+			return err
+		}
+		jobs, err := s.Jobs(ctx)
+		if err != nil {
+			return err
+		}
+		for _, j := range jobs {
+			if j.Kind == store.JobFlatten && j.Target == string(i.ID) {
+				answer.Job = &j
 			}
-			s, err := c.dial()
-			if err != nil {
-				return err
-			}
-			answer := infoAnswer{Info: i}
-			if answer.Usage, err = s.Usage(cmd.Context(), i.ID); err != nil {
-				return err
-			}
-			jobs, err := s.Jobs(cmd.Context())
-			if err != nil {
-				return err
-			}
-			for _, j := range jobs {
-				if j.Kind == store.JobFlatten && j.Target == string(i.ID) {
-					answer.Job = &j
-				}
-			}
-			return c.show(answer, func() error { return answer.print(c.out) })
-		},
-	}
+		}
+		return c.show(answer, func() error { return answer.print(c.out) })
+	})
 }
 
 func (a infoAnswer) print(out io.Writer) error {

@@ -27,23 +27,14 @@ func (c *cli) jobsCmd() *cobra.Command {
 }
 
 func (c *cli) jobsLsCmd() *cobra.Command {
-	return &cobra.Command{
-		Use:               "ls",
-		Short:             "List jobs that are not done",
-		Args:              args(0, 0, ""),
-		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := c.dial()
-			if err != nil {
-				return err
-			}
-			jobs, err := s.Jobs(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return c.show(list(jobs), func() error { return c.printJobs(cmd.Context(), jobs) })
-		},
-	}
+	cmd := &cobra.Command{Use: "ls", Short: "List jobs that are not done"}
+	return c.aboutStore(cmd, func(ctx context.Context, s *storeapi.Client) error {
+		jobs, err := s.Jobs(ctx)
+		if err != nil {
+			return err
+		}
+		return c.show(list(jobs), func() error { return c.printJobs(ctx, jobs) })
+	})
 }
 
 func (c *cli) jobVerb(verb, short string, act func(*storeapi.Client, context.Context, string) error) *cobra.Command {

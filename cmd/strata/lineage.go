@@ -8,35 +8,23 @@ import (
 
 	"github.com/strata-csi/strata/cmd/strata/internal/tree"
 	"github.com/strata-csi/strata/pkg/store"
+	"github.com/strata-csi/strata/pkg/storeapi"
 )
 
 func (c *cli) childrenCmd() *cobra.Command {
-	return &cobra.Command{
-		Use:               "children IMAGE[@SNAPSHOT]",
-		Short:             "List the images cloned from an image or snapshot",
-		Args:              args(1, 1, "an IMAGE or IMAGE@SNAPSHOT"),
-		ValidArgsFunction: c.completeRefs(1, anyKind),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			i, err := c.object(cmd.Context(), args[0])
-			if err != nil {
-				return err
+	cmd := &cobra.Command{Use: "children IMAGE[@SNAPSHOT]", Short: "List the images cloned from an image or snapshot"}
+	return c.aboutObject(cmd, func(ctx context.Context, s *storeapi.Client, i store.Info) error {
+		found, err := s.Children(ctx, i.ID)
+		if err != nil {
+			return err
+		}
+		return c.show(list(found), func() error {
+			for _, child := range found {
+				fmt.Fprintln(c.out, child.Ref())
 			}
-			s, err := c.dial()
-			if err != nil {
-				return err
-			}
-			found, err := s.Children(cmd.Context(), i.ID)
-			if err != nil {
-				return err
-			}
-			return c.show(list(found), func() error {
-				for _, child := range found {
-					fmt.Fprintln(c.out, child.Ref())
-				}
-				return nil
-			})
-		},
-	}
+			return nil
+		})
+	})
 }
 
 func (c *cli) treeCmd() *cobra.Command {

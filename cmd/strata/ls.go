@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -8,41 +9,32 @@ import (
 	"github.com/strata-csi/strata/cmd/strata/internal/size"
 	"github.com/strata-csi/strata/cmd/strata/internal/table"
 	"github.com/strata-csi/strata/pkg/store"
+	"github.com/strata-csi/strata/pkg/storeapi"
 )
 
 func (c *cli) lsCmd() *cobra.Command {
 	var long bool
-	cmd := &cobra.Command{
-		Use:               "ls",
-		Short:             "List images; with --long also snapshots and details",
-		Args:              args(0, 0, ""),
-		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := c.dial()
-			if err != nil {
-				return err
-			}
-			var found []store.Info
-			err = s.Walk(cmd.Context(), func(i store.Info) error {
-				if long || i.Kind == store.KindImage {
-					found = append(found, i)
-				}
-				return nil
-			})
-			if err != nil {
-				return err
-			}
-			return c.show(list(found), func() error {
-				open, err := c.unfinished(cmd.Context(), found...)
-				if err != nil {
-					return err
-				}
-				return c.printList(found, open, long)
-			})
-		},
-	}
+	cmd := &cobra.Command{Use: "ls", Short: "List images; with --long also snapshots and details"}
 	cmd.Flags().BoolVarP(&long, "long", "l", false, "also list snapshots, and show size, parent, depth and state")
-	return cmd
+	return c.aboutStore(cmd, func(ctx context.Context, s *storeapi.Client) error {
+		var found []store.Info
+		err := s.Walk(ctx, func(i store.Info) error {
+			if long || i.Kind == store.KindImage {
+				found = append(found, i)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		return c.show(list(found), func() error {
+			open, err := c.unfinished(ctx, found...)
+			if err != nil {
+				return err
+			}
+			return c.printList(found, open, long)
+		})
+	})
 }
 
 // printList prints images. The imports of those with a digest in open have not ended.

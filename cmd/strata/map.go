@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -12,83 +13,64 @@ import (
 	"github.com/strata-csi/strata/pkg/store"
 )
 
-// stateFlag names the node process to talk to.
-func stateFlag(cmd *cobra.Command, dir *string) {
-	cmd.Flags().StringVar(dir, "state", nodeState, "state directory of the node process")
-	_ = cmd.MarkFlagDirname("state")
-}
-
 func (c *cli) mapCmd() *cobra.Command {
-	var dir, pool string
+	var pool string
 	var readOnly bool
 	cmd := &cobra.Command{
 		Use:   "map IMAGE|IMAGE@SNAPSHOT",
 		Short: "Make a kernel block device of an image on this host",
 		Long: "Make a kernel NBD device of an image, or of a snapshot for reading, and print its path.\n" +
 			"The node process of this host (strata node) does it and keeps it connected.",
-		Example:           "  dev=$(strata map alice) && mkfs.ext4 $dev && mount $dev /mnt",
-		Args:              args(1, 1, "an image or a snapshot"),
-		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			m, err := app.NewControl(dir).Map(cmd.Context(), pool, args[0], readOnly)
-			if err != nil {
-				return adviseNode(err)
-			}
-			return c.show(m, func() error {
-				_, err := fmt.Fprintln(c.out, m.Device)
-				return err
-			})
-		},
+		Example: "  dev=$(strata map alice) && mkfs.ext4 $dev && mount $dev /mnt",
+		Args:    args(1, 1, "an image or a snapshot"),
 	}
 	cmd.Flags().StringVar(&pool, "pool", "", "pool that has the image (default: the default pool)")
 	cmd.Flags().BoolVar(&readOnly, "read-only", false, "only read; others may read too")
-	stateFlag(cmd, &dir)
-	return cmd
+	return byNode(cmd, func(ctx context.Context, node *app.Control, args []string) error {
+		m, err := node.Map(ctx, pool, args[0], readOnly)
+		if err != nil {
+			return err
+		}
+		return c.show(m, func() error {
+			_, err := fmt.Fprintln(c.out, m.Device)
+			return err
+		})
+	})
 }
 
 func (c *cli) unmapCmd() *cobra.Command {
-	var dir string
 	cmd := &cobra.Command{
-		Use:               "unmap IMAGE|POOL/IMAGE|DEVICE",
-		Short:             "End a kernel block device that strata map made",
-		Args:              args(1, 1, "an image or a device"),
-		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return adviseNode(app.NewControl(dir).Unmap(cmd.Context(), args[0]))
-		},
+		Use:   "unmap IMAGE|POOL/IMAGE|DEVICE",
+		Short: "End a kernel block device that strata map made",
+		Args:  args(1, 1, "an image or a device"),
 	}
-	stateFlag(cmd, &dir)
-	return cmd
+	return byNode(cmd, func(ctx context.Context, node *app.Control, args []string) error { return node.Unmap(ctx, args[0]) })
 }
 
 func (c *cli) mappedCmd() *cobra.Command {
-	var dir string
 	cmd := &cobra.Command{
-		Use:               "mapped",
-		Short:             "List the kernel block devices on this host, and what is wrong with them",
-		Args:              args(0, 0, ""),
-		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			all, err := app.NewControl(dir).Mapped(cmd.Context())
-			if err != nil {
-				return adviseNode(err)
-			}
-			t := table.New("DEVICE", "POOL", "IMAGE", "SIZE", "ACCESS", "STATE")
-			for _, m := range all {
-				name, state := m.Image, "connected"
-				if name == "" {
-					name = string(m.ID)
-				}
-				if m.Problem != "" {
-					state = m.Problem
-				}
-				t.Row(m.Device, m.Pool, name, size.Human(m.Size), string(m.Access), state)
-			}
-			return c.table(list(all), t)
-		},
+		Use:   "mapped",
+		Short: "List the kernel block devices on this host, and what is wrong with them",
+		Args:  args(0, 0, ""),
 	}
-	stateFlag(cmd, &dir)
-	return cmd
+	return byNode(cmd, func(ctx context.Context, node *app.Control, _ []string) error {
+		all, err := node.Mapped(ctx)
+		if err != nil {
+			return err
+		}
+		t := table.New("DEVICE", "POOL", "IMAGE", "SIZE", "ACCESS", "STATE")
+		for _, m := range all {
+			name, state := m.Image, "connected"
+			if name == "" {
+				name = string(m.ID)
+			}
+			if m.Problem != "" {
+				state = m.Problem
+			}
+			t.Row(m.Device, m.Pool, name, size.Human(m.Size), string(m.Access), state)
+		}
+		return c.table(list(all), t)
+	})
 }
 
 // adviseNode says what to do when the node process cannot help.

@@ -35,8 +35,8 @@ func (c *cli) poolLsCmd() *cobra.Command {
 		Use: "ls --pools FILE", Short: "List the stores of the pools and whether they answer",
 		Args: args(0, 0, ""), ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if file == "" {
-				return usagef(cmd, "%s wants --pools", cmd.CommandPath())
+			if err := wants(cmd, "pools"); err != nil {
+				return err
 			}
 			all, err := app.PoolMembers(cmd.Context(), file)
 			if err != nil {
@@ -63,8 +63,8 @@ func (c *cli) poolChange(verb, short, long string, change func(ctx context.Conte
 		Use: verb + " STORE-UUID --pools FILE", Short: short, Long: long,
 		Args: args(1, 1, "the UUID of a store"), ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if file == "" {
-				return usagef(cmd, "%s wants --pools", cmd.CommandPath())
+			if err := wants(cmd, "pools"); err != nil {
+				return err
 			}
 			err := change(cmd.Context(), file, pool, args[0])
 			if errors.Is(err, store.ErrInUse) {

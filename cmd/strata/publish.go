@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/strata-csi/strata/cmd/strata/internal/table"
 	"github.com/strata-csi/strata/pkg/store"
+	"github.com/strata-csi/strata/pkg/storeapi"
 )
 
 func (c *cli) publishCmd() *cobra.Command {
@@ -22,8 +24,8 @@ func (c *cli) publishCmd() *cobra.Command {
 		Args:              args(1, 1, "an IMAGE or IMAGE@SNAPSHOT"),
 		ValidArgsFunction: c.completeRefs(1, anyKind),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if node == "" {
-				return usagef(cmd, "%s wants --node", cmd.CommandPath())
+			if err := wants(cmd, "node"); err != nil {
+				return err
 			}
 			i, err := c.object(cmd.Context(), args[0])
 			if err != nil {
@@ -82,21 +84,14 @@ func accessNames() []string {
 func (c *cli) unpublishCmd() *cobra.Command {
 	var node string
 	cmd := &cobra.Command{
-		Use:               "unpublish [--node NODE] IMAGE[@SNAPSHOT]",
-		Short:             "Take the right to an image or snapshot back",
-		Long:              "Take the right to an image or snapshot back, from one node or from all. When the\ncommand returns, connections were cut and no write of theirs can arrive any more.",
-		Args:              args(1, 1, "an IMAGE or IMAGE@SNAPSHOT"),
-		ValidArgsFunction: c.completeRefs(1, anyKind),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			i, err := c.object(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			return c.client.Unpublish(cmd.Context(), i.ID, node)
-		},
+		Use:   "unpublish [--node NODE] IMAGE[@SNAPSHOT]",
+		Short: "Take the right to an image or snapshot back",
+		Long:  "Take the right to an image or snapshot back, from one node or from all. When the\ncommand returns, connections were cut and no write of theirs can arrive any more.",
 	}
 	cmd.Flags().StringVar(&node, "node", "", "only this node's right")
-	return cmd
+	return c.aboutObject(cmd, func(ctx context.Context, s *storeapi.Client, i store.Info) error {
+		return s.Unpublish(ctx, i.ID, node)
+	})
 }
 
 // publicationAnswer is a publication without its token, which a list need not tell.

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"context"
+
 	"github.com/spf13/cobra"
 
 	"github.com/strata-csi/strata/pkg/store"
+	"github.com/strata-csi/strata/pkg/storeapi"
 )
 
 func (c *cli) scrubCmd() *cobra.Command {
@@ -14,33 +17,26 @@ func (c *cli) scrubCmd() *cobra.Command {
 		Long: "Read all data of the store in the background and compare it with its checksums, under live\n" +
 			"I/O and behind it. It fails if it finds damage; strata status tells what it found.\n" +
 			"Interrupting this command does not stop the scrub; strata jobs does.",
-		Args:              args(0, 0, ""),
-		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := c.dial()
-			if err != nil {
-				return err
-			}
-			job, err := s.StartScrub(cmd.Context())
-			if err != nil {
-				return err
-			}
-			if noWait {
-				return c.quiet(job)
-			}
-			bar := c.progress("scrub", job.Total)
-			err = s.WatchJob(cmd.Context(), job.ID, func(j store.Job) error {
-				bar.set(j.Done, j.Total)
-				job = j
-				return nil
-			})
-			bar.done(err == nil)
-			if err != nil {
-				return advise(err, "see what is wrong, and where, with: strata status")
-			}
-			return c.quiet(job)
-		},
 	}
 	cmd.Flags().BoolVar(&noWait, "no-wait", false, "queue the scrub and return at once")
-	return cmd
+	return c.aboutStore(cmd, func(ctx context.Context, s *storeapi.Client) error {
+		job, err := s.StartScrub(ctx)
+		if err != nil {
+			return err
+		}
+		if noWait {
+			return c.quiet(job)
+		}
+		bar := c.progress("scrub", job.Total)
+		err = s.WatchJob(ctx, job.ID, func(j store.Job) error {
+			bar.set(j.Done, j.Total)
+			job = j
+			return nil
+		})
+		bar.done(err == nil)
+		if err != nil {
+			return advise(err, "see what is wrong, and where, with: strata status")
+		}
+		return c.quiet(job)
+	})
 }

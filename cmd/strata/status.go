@@ -13,32 +13,24 @@ import (
 	"github.com/strata-csi/strata/cmd/strata/internal/table"
 	"github.com/strata-csi/strata/cmd/strata/internal/tree"
 	"github.com/strata-csi/strata/pkg/store"
+	"github.com/strata-csi/strata/pkg/storeapi"
 )
 
 func (c *cli) statusCmd() *cobra.Command {
-	return &cobra.Command{
-		Use:               "status",
-		Short:             "Describe the store: space, work under way, what is wrong",
-		Args:              args(0, 0, ""),
-		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := c.dial()
-			if err != nil {
+	cmd := &cobra.Command{Use: "status", Short: "Describe the store: space, work under way, what is wrong"}
+	return c.aboutStore(cmd, func(ctx context.Context, s *storeapi.Client) error {
+		st, err := s.Status(ctx)
+		if err != nil {
+			return err
+		}
+		st.Jobs = list(st.Jobs)
+		return c.show(st, func() error {
+			if err := printStatus(c.out, st); err != nil {
 				return err
 			}
-			st, err := s.Status(cmd.Context())
-			if err != nil {
-				return err
-			}
-			st.Jobs = list(st.Jobs)
-			return c.show(st, func() error {
-				if err := printStatus(c.out, st); err != nil {
-					return err
-				}
-				return c.printJobs(cmd.Context(), st.Jobs)
-			})
-		},
-	}
+			return c.printJobs(ctx, st.Jobs)
+		})
+	})
 }
 
 func printStatus(out io.Writer, st store.Status) error {
@@ -97,25 +89,18 @@ func (c *cli) checkCmd() *cobra.Command {
 		Short: "Verify every invariant of the store; with --deep read all data",
 		Long: "Verify every invariant of the store; with --deep read all data. Harmless findings cost\n" +
 			"space at most; with any other, the exit code is 1.",
-		Args:              args(0, 0, ""),
-		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := c.dial()
-			if err != nil {
-				return err
-			}
-			found, err := s.Check(cmd.Context(), deep)
-			if err != nil {
-				return err
-			}
-			if err := c.show(list(found), func() error { return c.printProblems(found) }); err != nil {
-				return err
-			}
-			return damage(found)
-		},
 	}
 	cmd.Flags().BoolVar(&deep, "deep", false, "also read all data")
-	return cmd
+	return c.aboutStore(cmd, func(ctx context.Context, s *storeapi.Client) error {
+		found, err := s.Check(ctx, deep)
+		if err != nil {
+			return err
+		}
+		if err := c.show(list(found), func() error { return c.printProblems(found) }); err != nil {
+			return err
+		}
+		return damage(found)
+	})
 }
 
 func (c *cli) printProblems(found []store.Problem) error {
