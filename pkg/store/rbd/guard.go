@@ -12,6 +12,9 @@ import (
 	"github.com/strata-csi/strata/pkg/store"
 )
 
+// statusAtOnce is how many requests for the status ask the cluster at once.
+const statusAtOnce = 2
+
 // lookEvery is how often a gateway finds out whether it is shut out, and whether
 // publications that it has connections of were withdrawn through another.
 const lookEvery = time.Second
@@ -23,17 +26,19 @@ const lookEvery = time.Second
 // serving what was withdrawn through another: see Hold.
 type Guarded struct {
 	*Store
-	holds holds
-	out   chan struct{}
-	once  sync.Once
-	stop  context.CancelFunc
-	done  chan struct{}
+	holds  holds
+	asking chan struct{} // slots of Status
+	asked  sync.WaitGroup
+	out    chan struct{}
+	once   sync.Once
+	stop   context.CancelFunc
+	done   chan struct{}
 }
 
 // Guard begins to watch over a store; closing the result closes the store.
 func Guard(s *Store) *Guarded {
 	ctx, stop := context.WithCancel(context.Background())
-	g := &Guarded{Store: s, out: make(chan struct{}), stop: stop, done: make(chan struct{})}
+	g := &Guarded{Store: s, asking: make(chan struct{}, statusAtOnce), out: make(chan struct{}), stop: stop, done: make(chan struct{})}
 	g.holds = holds{byID: make(map[holdID]*hold), wake: make(chan struct{}, 1)}
 	go g.look(ctx)
 	return g
@@ -78,10 +83,41 @@ func (g *Guarded) Open(ctx context.Context, id store.ID) (store.Device, error) {
 	return &guardedDevice{Device: d, g: g}, nil
 }
 
+// Status describes the store, or says with ErrUnavailable that the cluster has not
+// answered before the context ended. It is asked for again and again, by probes and by
+// whoever collects figures; while the cluster is away they do not pile up in the library.
+func (g *Guarded) Status(ctx context.Context) (store.Status, error) {
+	silent := func() error {
+		return fmt.Errorf("status: the cluster does not answer: %w: %w", ctx.Err(), store.ErrUnavailable)
+	}
+	select {
+	case g.asking <- struct{}{}:
+	case <-ctx.Done():
+		return store.Status{}, silent()
+	}
+	type answer struct {
+		status store.Status
+		err    error
+	}
+	got := make(chan answer, 1)
+	g.asked.Go(func() {
+		defer func() { <-g.asking }()
+		st, err := g.Store.Status(context.WithoutCancel(ctx))
+		got <- answer{st, err}
+	})
+	select {
+	case a := <-got:
+		return a.status, g.seen(a.err)
+	case <-ctx.Done():
+		return store.Status{}, silent()
+	}
+}
+
 // Close stops watching and closes the store.
 func (g *Guarded) Close() error {
 	g.stop()
 	<-g.done
+	g.asked.Wait()
 	return g.Store.Close()
 }
 
