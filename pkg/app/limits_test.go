@@ -5,25 +5,14 @@ import (
 	"time"
 
 	"github.com/strata-csi/strata/pkg/store"
-	"github.com/strata-csi/strata/pkg/store/memstore"
 )
 
 // TestLimitsGoThroughTheRegistry: limits set over the API hold at once for a client
 // that is connected, and lifting them lets it go on.
 func TestLimitsGoThroughTheRegistry(t *testing.T) {
-	dir := shortDir(t)
-	mem := memstore.New()
-	r := mustStart(t, Config{Data: dir, Backend: func(string) (store.Full, error) { return mem, nil }})
+	_, mem, r, c := onMemory(t)
 	defer r.stop()
-	c := dial(t, dir)
-	img, err := c.Create(t.Context(), store.Spec{Name: "img", Size: 1 << 20})
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := c.Open(t.Context(), img.ID)
-	if err != nil {
-		t.Fatal(err)
-	}
+	img, d := newImage(t, c)
 	defer d.Close()
 	limit := func(l store.Limits) {
 		t.Helper()

@@ -17,14 +17,7 @@ func TestScrubOverTheAPI(t *testing.T) {
 	r := mustStart(t, Config{Data: dir, Init: true, AllocUnit: 64 << 10, ScrubRate: 1 << 30})
 	defer r.stop()
 	c := dial(t, dir)
-	img, err := c.Create(t.Context(), store.Spec{Name: "img", Size: 1 << 20})
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := c.Open(t.Context(), img.ID)
-	if err != nil {
-		t.Fatal(err)
-	}
+	img, d := newImage(t, c)
 	if _, err := d.WriteAt(make([]byte, 4096), 8192); err != nil {
 		t.Fatal(err)
 	}

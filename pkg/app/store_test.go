@@ -73,11 +73,9 @@ func dial(t *testing.T, addr string) *storeapi.Client {
 	return c
 }
 
-// TestStoreProcess: a fresh directory, served, stopped and served again.
-func TestStoreProcess(t *testing.T) {
-	dir := filepath.Join(shortDir(t), "data")
-	r := mustStart(t, Config{Data: dir, Init: true, NBD: []string{"127.0.0.1:0"}, API: []string{"127.0.0.1:0"}, OpenTCP: true})
-	c := dial(t, dir)
+// newImage makes an image of 1 MiB, named img, and opens it.
+func newImage(t *testing.T, c *storeapi.Client) (store.Info, store.Device) {
+	t.Helper()
 	img, err := c.Create(t.Context(), store.Spec{Name: "img", Size: 1 << 20})
 	if err != nil {
 		t.Fatal(err)
@@ -86,6 +84,23 @@ func TestStoreProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return img, d
+}
+
+// onMemory serves a store that keeps its images in memory, and connects to it.
+func onMemory(t *testing.T) (dir string, mem *memstore.Store, r *running, c *storeapi.Client) {
+	t.Helper()
+	dir, mem = shortDir(t), memstore.New()
+	r = mustStart(t, Config{Data: dir, Backend: func(string) (store.Full, error) { return mem, nil }})
+	return dir, mem, r, dial(t, dir)
+}
+
+// TestStoreProcess: a fresh directory, served, stopped and served again.
+func TestStoreProcess(t *testing.T) {
+	dir := filepath.Join(shortDir(t), "data")
+	r := mustStart(t, Config{Data: dir, Init: true, NBD: []string{"127.0.0.1:0"}, API: []string{"127.0.0.1:0"}, OpenTCP: true})
+	c := dial(t, dir)
+	img, d := newImage(t, c)
 	want := bytes.Repeat([]byte("strata"), 700)
 	if _, err := d.WriteAt(want, 12345); err != nil {
 		t.Fatal(err)
@@ -249,19 +264,9 @@ func TestStopCutsStreams(t *testing.T) {
 
 // TestPublishGoesThroughTheRegistry: withdrawing a right cuts who is attached.
 func TestPublishGoesThroughTheRegistry(t *testing.T) {
-	dir := shortDir(t)
-	mem := memstore.New()
-	r := mustStart(t, Config{Data: dir, Backend: func(string) (store.Full, error) { return mem, nil }})
+	dir, _, r, c := onMemory(t)
 	defer r.stop()
-	c := dial(t, dir)
-	img, err := c.Create(t.Context(), store.Spec{Name: "img", Size: 1 << 20})
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := c.Open(t.Context(), img.ID)
-	if err != nil {
-		t.Fatal(err)
-	}
+	img, d := newImage(t, c)
 	if _, err := c.Publish(t.Context(), img.ID, "node", store.AccessWrite); !errors.Is(err, store.ErrInUse) {
 		t.Errorf("publish while a client writes: %v", err)
 	}

@@ -78,14 +78,7 @@ func (s *secured) attach(role pki.Role, name string) error {
 func TestOperatorOverTLS(t *testing.T) {
 	s := startSecured(t, Config{})
 	c := s.as(pki.RoleOperator)
-	img, err := c.Create(t.Context(), store.Spec{Name: "img", Size: 1 << 20})
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := c.Open(t.Context(), img.ID)
-	if err != nil {
-		t.Fatal(err)
-	}
+	img, d := newImage(t, c)
 	if _, err := d.WriteAt([]byte("strata"), 4096); err != nil {
 		t.Fatal(err)
 	}
