@@ -80,6 +80,7 @@ func setUp(ctx context.Context) error {
 	}{
 		{"images of the sidecars", importSidecars},
 		{"nodes labelled", labelNodes},
+		{"rendered objects shown to the API server", showRendered},
 		{"chart installed, all pods ready", install},
 	} {
 		if err := rep.Step(s.name, func() error { return s.do(ctx) }); err != nil {
