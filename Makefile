@@ -13,7 +13,7 @@ BIN      := bin/strata
 IMAGE     ?= ghcr.io/strata-csi/strata
 IMAGE_TAR := bin/strata-image.tar
 # Packages with unit tests; the tests under test/ drive the real binary.
-UNITS    := ./cmd/... ./pkg/...
+UNITS    := ./cmd/... ./hack/... ./pkg/...
 FUZZTIME ?= 10s
 
 export VERSION
@@ -108,6 +108,14 @@ vm-long: setup ## Scenarios of many minutes: kills at every step, a host cut off
 .PHONY: ceph
 ceph: ## The Ceph backend on a real cluster on loopback: installs Debian's packages (as root).
 	hack/ceph.sh
+
+.PHONY: e2e
+e2e: ## A real Kubernetes with two nodes that have kernel NBD: the chart, volumes in pods, upgrades, failures (as root).
+	hack/e2e.sh
+
+.PHONY: e2e-upstream
+e2e-upstream: ## All upstream storage tests that apply, on that cluster; the table is bin/upstream.md (as root, hours).
+	hack/e2e.sh upstream
 
 .PHONY: bench
 bench: setup build ## strata beside nbdkit, qemu-nbd and cp in one run: rates, CPU a request, ratios.

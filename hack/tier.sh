@@ -15,7 +15,7 @@ declare -A names=(
 tier=${1:?usage: hack/tier.sh unit|conformance|model|crash|scale}
 if [[ $tier == unit ]]; then
   others=$(IFS='|' && echo "${names[*]}")
-  exec go test -v -count=1 -timeout 30m -skip "^Test($others)" ./cmd/... ./pkg/...
+  exec go test -v -count=1 -timeout 30m -skip "^Test($others)" ./cmd/... ./hack/... ./pkg/...
 fi
 if [[ -z ${names[$tier]:-} ]]; then
   echo "tier: no tier is called $tier" >&2

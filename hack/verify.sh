@@ -18,7 +18,7 @@ check() { # check NAME COMMAND…
 
 formatted() {
   local bad
-  bad=$(gofmt -l cmd pkg test)
+  bad=$(gofmt -l cmd hack pkg test)
   [[ -z $bad ]] || { echo "not formatted: $bad"; return 1; }
 }
 
