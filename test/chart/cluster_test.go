@@ -2,6 +2,7 @@ package chart
 
 import (
 	"context"
+	"strings"
 	"testing"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -51,4 +52,20 @@ func (g getter) Get(_ context.Context, name string, _ metav1.GetOptions, _ ...st
 		return u.DeepCopy(), nil
 	}
 	return nil, apierrors.NewNotFound(schema.GroupResource{Resource: g.kind}, name)
+}
+
+// TestModeStays: stores are not taken away by a change of a value.
+func TestModeStays(t *testing.T) {
+	cluster := make(living)
+	r := Release{Name: "strata", Namespace: "storage", Cluster: Cluster{Lookup: cluster}}
+	objects, _ := rendered(t, r)
+	cluster.apply(t, objects)
+	rendered(t, r) // an upgrade
+	r.Values = map[string]any{"store": map[string]any{"mode": "StatefulSet"}}
+	_, _, err := Render(chartDir, r)
+	if err == nil || !strings.Contains(err.Error(), "kubectl -n storage delete daemonset strata-store") {
+		t.Fatalf("the mode changes: %v", err)
+	}
+	delete(cluster, "DaemonSet storage/strata-store")
+	rendered(t, r)
 }

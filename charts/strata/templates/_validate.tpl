@@ -68,6 +68,10 @@ what to do. */}}
 {{- if ne (len $ports) (len (uniq $ports)) -}}
 {{- fail "store.ports and node.ports must differ: all of them are ports of the hosts" -}}
 {{- end -}}
+{{- $other := ternary "DaemonSet" "StatefulSet" (eq $s.mode "StatefulSet") -}}
+{{- if lookup "apps/v1" $other .Release.Namespace (printf "%s-store" (include "strata.fullname" .)) -}}
+{{- fail (printf "store.mode is %s, and this release has stores of a %s: their volumes would be out of reach. If there are none, delete it first: kubectl -n %s delete %s %s-store" $s.mode $other .Release.Namespace (lower $other) (include "strata.fullname" .)) -}}
+{{- end -}}
 {{- if eq $s.mode "StatefulSet" -}}
 {{- range .Values.storageClasses -}}
 {{- if and (eq .name (default "" $s.statefulSet.storageClassName)) -}}
