@@ -36,6 +36,7 @@ func (s *Store) follower() {
 		ctx := context.Background()
 		_ = s.follow(ctx, "")
 		_ = s.replay(ctx)
+		_ = s.syncJobs(ctx)
 		if now := time.Now(); now.After(next) {
 			next = now.Add(part)
 			_ = s.lease(false)

@@ -88,8 +88,11 @@ func (s *Store) runFlatten(ctx context.Context, t *jobs.Task) error {
 	if err != nil {
 		return classify(err)
 	}
+	given := false
 	if err = h.enter(); err == nil {
-		err = s.flattenHandle(run, t, h)
+		if given, err = s.handOver(ctx, t, h); err == nil && !given {
+			err = s.flattenHandle(run, t, h)
+		}
 		h.leave()
 	}
 	if err = errors.Join(err, s.drop(h, false)); err != nil {
@@ -97,6 +100,9 @@ func (s *Store) runFlatten(ctx context.Context, t *jobs.Task) error {
 			return fmt.Errorf("flatten made way for another change: %w: %w", err, store.ErrBusy)
 		}
 		return classify(err)
+	}
+	if given {
+		return nil
 	}
 	failpoint.Hit("rbd.flatten.made")
 	if err := s.update(context.WithoutCancel(ctx), func(t *meta.Tx) error { t.Cut(id); return nil }); err != nil {

@@ -10,7 +10,6 @@ import (
 	"github.com/ceph/go-ceph/rados"
 
 	"github.com/strata-csi/strata/pkg/store"
-	"github.com/strata-csi/strata/pkg/store/rbd"
 )
 
 // rowInterrupted: a flatten that a kill ended is done again, also one that died between
@@ -113,49 +112,4 @@ func childSpec(pool int64, id string) []byte {
 	body = append(body, id...)
 	body = binary.LittleEndian.AppendUint32(body, 0)
 	return append(binary.LittleEndian.AppendUint32([]byte{2, 1}, uint32(len(body))), body...)
-}
-
-// TestGateways: two gateways of one installation see each other's changes.
-func TestGateways(t *testing.T) {
-	l := newLab(t)
-	b := newBench(t, l, 64<<10)
-	o := b.o
-	o.Member, o.Init = "other", false
-	other, err := rbd.Open(t.Context(), o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := other.Close(); err != nil {
-			t.Errorf("close: %v", err)
-		}
-	})
-	img := b.create(store.Spec{Name: "img", Size: mib})
-	b.write(img, 0, letters(mib, 'a'))
-	child := b.clone("child", img)
-	grand := b.clone("grand", child)
-	d, err := other.Open(t.Context(), grand.ID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer d.Close()
-	p := make([]byte, mib)
-	if _, err := d.ReadAt(p[:1], 0); err != nil {
-		t.Fatal(err)
-	}
-	b.must(b.s.Flatten(t.Context(), child.ID))
-	b.must(b.s.Remove(t.Context(), img.ID))
-	b.gone(img)
-	if _, err := d.ReadAt(p, 0); err != nil || string(p) != string(letters(mib, 'a')) {
-		t.Errorf("with its grandparent flattened away by another gateway the image shows other bytes, %v", err)
-	}
-	if _, err := b.s.Resize(t.Context(), grand.ID, 2*mib); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := d.WriteAt([]byte("x"), 2*mib-1); err != nil {
-		t.Errorf("writing to what another gateway has added: %v", err)
-	}
-	if _, err := b.s.Snapshot(t.Context(), grand.ID, "s"); err != nil {
-		t.Errorf("snapshot of what another gateway has open: %v", err)
-	}
 }

@@ -3,12 +3,12 @@
 package rbd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/strata-csi/strata/pkg/jobs"
 	"github.com/strata-csi/strata/pkg/store"
@@ -18,19 +18,22 @@ import (
 // jobLog keeps the jobs of this member in the catalogue.
 type jobLog struct{ s *Store }
 
-// SaveJob writes a job's row.
+// SaveJob writes a job's row, unless it is another member's by now.
 func (l jobLog) SaveJob(j store.Job) error {
 	_, err := l.s.cat.Update(context.Background(), func(t *meta.Tx) error {
+		if old, ok := t.Jobs[j.ID]; ok && old.Owner != l.s.o.Member {
+			return nil
+		}
 		t.PutJob(meta.Job{Job: j, Owner: l.s.o.Member})
 		return nil
 	})
 	return err
 }
 
-// DeleteJob forgets a job.
+// DeleteJob forgets a job, unless it is another member's by now.
 func (l jobLog) DeleteJob(id string) error {
 	_, err := l.s.cat.Update(context.Background(), func(t *meta.Tx) error {
-		if _, ok := t.Jobs[id]; ok {
+		if j, ok := t.Jobs[id]; ok && j.Owner == l.s.o.Member {
 			t.DropJob(id)
 		}
 		return nil
@@ -140,99 +143,81 @@ func (s *Store) Flatten(ctx context.Context, image store.ID) error {
 	return nil
 }
 
-// foreignLook is how often the job of another member is looked at.
-const foreignLook = 250 * time.Millisecond
-
-// WatchJob calls fn with the job's progress until it ends.
+// WatchJob calls fn with the job's progress until it ends, whichever member has it.
 func (s *Store) WatchJob(ctx context.Context, job string, fn func(store.Job) error) error {
-	if err := ctx.Err(); err != nil {
+	err := ctx.Err()
+	if err == nil && s.closing.Load() {
+		err = store.ErrClosed
+	}
+	if err != nil {
 		return fmt.Errorf("watch job %s: %w", job, err)
 	}
-	if s.closing.Load() {
-		return fmt.Errorf("watch job %s: %w", job, store.ErrClosed)
-	}
-	err := s.queue.Watch(ctx, job, fn)
-	if !errors.Is(err, store.ErrNotFound) {
-		return err
-	}
-	if mine, e := s.foreign(ctx, job); e != nil || mine == nil {
-		return errors.Join(err, e)
-	}
-	return s.watchForeign(ctx, job, fn)
-}
-
-// foreign returns the job of another member, nil if there is none.
-func (s *Store) foreign(ctx context.Context, id string) (*store.Job, error) {
-	var found *store.Job
-	err := s.view(ctx, func(st *meta.State) error {
-		if j, ok := st.Jobs[id]; ok && j.Owner != s.o.Member {
-			found = &j.Job
-		}
-		return nil
-	})
-	return found, err
-}
-
-// watchForeign looks at the row of another member's job. One that is gone is taken for
-// done.
-func (s *Store) watchForeign(ctx context.Context, id string, fn func(store.Job) error) error {
-	tick := time.NewTicker(foreignLook)
-	defer tick.Stop()
-	var last store.Job
 	for {
-		j, err := s.foreign(ctx, id)
-		switch {
-		case err != nil:
-			return fmt.Errorf("watch job %s: %w", id, err)
-		case j == nil:
-			last.State = store.JobDone
-			return fn(last)
-		}
-		if *j != last {
-			last = *j
-			if err := fn(last); err != nil {
-				return err
+		err := s.queue.Watch(ctx, job, func(j store.Job) error {
+			if j.State == store.JobDone {
+				if f, err := s.foreign(ctx, job); err != nil || f != nil {
+					return cmp.Or(err, errHanded)
+				}
 			}
+			return fn(j)
+		})
+		if !errors.Is(err, store.ErrNotFound) && !errors.Is(err, errHanded) {
+			return err
 		}
-		if last.State == store.JobFailed {
-			return fmt.Errorf("%s of %s failed: %s", last.Kind, last.Target, last.Error)
+		if f, e := s.foreign(ctx, job); e != nil || f == nil {
+			return errors.Join(err, e)
 		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return fmt.Errorf("watch job %s: %w", id, context.Cause(ctx))
+		if err = s.watchForeign(ctx, job, fn); !errors.Is(err, errHanded) {
+			return err
+		}
+		if err := s.syncJobs(ctx); err != nil {
+			return fmt.Errorf("watch job %s: %w", job, err)
 		}
 	}
 }
 
-// PauseJob stops a job of this member until ResumeJob.
+// PauseJob keeps a job from running. One of another member stops when that one next
+// looks.
 func (s *Store) PauseJob(ctx context.Context, job string) error {
-	return s.steer(ctx, "pause", job, s.queue.Pause)
+	return s.steer(ctx, "pause", job, s.queue.Pause, func(t *meta.Tx, j meta.Job) {
+		j.State = store.JobPaused
+		t.PutJob(j)
+	})
 }
 
 // ResumeJob lets a job run again.
 func (s *Store) ResumeJob(ctx context.Context, job string) error {
-	return s.steer(ctx, "resume", job, s.queue.Resume)
+	return s.steer(ctx, "resume", job, s.queue.Resume, func(t *meta.Tx, j meta.Job) {
+		j.State = store.JobQueued
+		t.PutJob(j)
+	})
 }
 
 // CancelJob forgets a job. What nothing needs is collected all the same, with the next
 // job for its image.
 func (s *Store) CancelJob(ctx context.Context, job string) error {
-	return s.steer(ctx, "cancel", job, s.queue.Cancel)
+	return s.steer(ctx, "cancel", job, s.queue.Cancel, func(t *meta.Tx, j meta.Job) { t.DropJob(j.ID) })
 }
 
-func (s *Store) steer(ctx context.Context, op, job string, fn func(string) error) error {
+// steer acts on a job of this member's, or on the row of another's.
+func (s *Store) steer(ctx context.Context, op, job string, own func(string) error, foreign func(*meta.Tx, meta.Job)) error {
 	if err := s.begin(ctx); err != nil {
 		return fmt.Errorf("%s job %s: %w", op, job, err)
 	}
 	defer s.end()
-	err := fn(job)
+	err := own(job)
 	if !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
-	var owner string
-	if e := s.cat.View(ctx, func(st *meta.State) error { owner = st.Jobs[job].Owner; return nil }); e != nil || owner == "" || owner == s.o.Member {
-		return errors.Join(err, e)
+	if e := s.update(ctx, func(t *meta.Tx) error {
+		j, ok := t.Jobs[job]
+		if !ok || j.Owner == s.o.Member {
+			return err
+		}
+		foreign(t, j)
+		return nil
+	}); e != nil {
+		return fmt.Errorf("%s job %s: %w", op, job, e)
 	}
-	return fmt.Errorf("%s job %s: member %s runs it, ask that one: %w", op, job, owner, store.ErrUnsupported)
+	return nil
 }

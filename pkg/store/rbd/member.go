@@ -5,8 +5,10 @@ package rbd
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -93,6 +95,11 @@ func (s *Store) lease(take bool) error {
 	}
 }
 
+// addressed tells whether an address of a lock's owner is one of a member's.
+func addressed(m meta.Member, owner string) bool {
+	return m.Addresses != "" && strings.Contains(m.Addresses, owner) || owner != "" && strings.Contains(owner, m.Addresses)
+}
+
 // release gives the lease up; if that fails it runs out.
 func (s *Store) release() {
 	_, _ = s.c.io.Unlock(s.memberObject(s.o.Member), leaseLock, s.c.addresses)
@@ -143,9 +150,8 @@ func (s *Store) takeOver(ctx context.Context, m meta.Member) error {
 		return err
 	}
 	failpoint.Hit("rbd.takeover.fenced")
-	var taken []store.Job
 	if err := s.update(ctx, func(t *meta.Tx) error {
-		if taken = nil; t.Members[m.Name] != m {
+		if t.Members[m.Name] != m {
 			return nil // it came back, or another member was faster
 		}
 		for _, i := range t.Intents {
@@ -158,7 +164,6 @@ func (s *Store) takeOver(ctx context.Context, m meta.Member) error {
 			if j.Owner == m.Name {
 				j.Owner = s.o.Member
 				t.PutJob(j)
-				taken = append(taken, j.Job)
 			}
 		}
 		s.sawAll(t, m.Name)
@@ -168,11 +173,5 @@ func (s *Store) takeOver(ctx context.Context, m meta.Member) error {
 	}); err != nil {
 		return err
 	}
-	for _, j := range taken {
-		s.queue.Adopt(j)
-		if j.State == store.JobPaused {
-			_ = s.queue.Pause(j.ID) // it stays as it was left, if it has not ended
-		}
-	}
-	return s.replay(ctx)
+	return errors.Join(s.replay(ctx), s.syncJobs(ctx))
 }
