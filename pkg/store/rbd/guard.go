@@ -26,7 +26,7 @@ const lookEvery = time.Second
 // serving what was withdrawn through another: see Hold.
 type Guarded struct {
 	*Store
-	holds  holds
+	holds  holdSet
 	asking chan struct{} // slots of Status
 	asked  sync.WaitGroup
 	out    chan struct{}
@@ -39,7 +39,7 @@ type Guarded struct {
 func Guard(s *Store) *Guarded {
 	ctx, stop := context.WithCancel(context.Background())
 	g := &Guarded{Store: s, asking: make(chan struct{}, statusAtOnce), out: make(chan struct{}), stop: stop, done: make(chan struct{})}
-	g.holds = holds{byID: make(map[holdID]*hold), wake: make(chan struct{}, 1)}
+	g.holds = holdSet{byID: make(map[holdID]*hold), wake: make(chan struct{}, 1)}
 	go g.look(ctx)
 	return g
 }

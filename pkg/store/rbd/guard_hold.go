@@ -53,15 +53,15 @@ type hold struct {
 	told      bool // withdrawn is closed
 }
 
-// holds are those of a gateway. Safe for concurrent use.
-type holds struct {
+// holdSet is those of a gateway. Safe for concurrent use.
+type holdSet struct {
 	mu   sync.Mutex
 	byID map[holdID]*hold
 	wake chan struct{} // that there is something to drop
 }
 
 // take adds a connection; it tells whether it is the first.
-func (hs *holds) take(id holdID) (h *hold, first bool) {
+func (hs *holdSet) take(id holdID) (h *hold, first bool) {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
 	if h = hs.byID[id]; h == nil {
@@ -73,7 +73,7 @@ func (hs *holds) take(id holdID) (h *hold, first bool) {
 }
 
 // give takes a connection off again.
-func (hs *holds) give(id holdID) {
+func (hs *holdSet) give(id holdID) {
 	hs.mu.Lock()
 	hs.byID[id].refs--
 	hs.mu.Unlock()
@@ -84,7 +84,7 @@ func (hs *holds) give(id holdID) {
 }
 
 // list returns those that have connections, or those that have none any more.
-func (hs *holds) list(used bool) (ids []holdID) {
+func (hs *holdSet) list(used bool) (ids []holdID) {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
 	for id, h := range hs.byID {
