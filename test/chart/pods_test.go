@@ -228,3 +228,31 @@ func (p pod) hasPort(name string) bool {
 	}
 	return false
 }
+
+// TestHookOrder: helm test makes its objects in an order in which each finds what it needs,
+// and its pods end by themselves.
+func TestHookOrder(t *testing.T) {
+	objects, _ := rendered(t, readRelease(t, "testdata/values/snapshot-controller.yaml"))
+	d := decoder(t)
+	var order []string
+	for _, o := range objects {
+		object, meta, err := d.Decode(o.Text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if meta.GetAnnotations()["helm.sh/hook"] != "test" {
+			continue
+		}
+		order = append(order, object.GetObjectKind().GroupVersionKind().Kind+" "+meta.GetName())
+		if p, ok := object.(*corev1.Pod); ok && (p.Spec.ActiveDeadlineSeconds == nil || p.Spec.RestartPolicy != corev1.RestartPolicyNever) {
+			t.Errorf("%s may never end", p.Name)
+		}
+	}
+	want := []string{
+		"PersistentVolumeClaim strata-test-source", "Pod strata-test-write", "VolumeSnapshot strata-test",
+		"PersistentVolumeClaim strata-test-restored", "Pod strata-test-compare",
+	}
+	if !slices.Equal(order, want) {
+		t.Errorf("order %v", order)
+	}
+}

@@ -9,6 +9,8 @@ helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- define "strata.testPod" -}}
 {{- $t := .root.Values.test -}}
 restartPolicy: Never
+# A pod that waits for ever would keep its claim, and so the next test from starting.
+activeDeadlineSeconds: 600
 automountServiceAccountToken: false
 {{- with .root.Values.imagePullSecrets }}
 imagePullSecrets:
