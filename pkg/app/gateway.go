@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/strata-csi/strata/pkg/pool"
@@ -116,4 +118,43 @@ func shutOut(ctx context.Context, backend store.Full) error {
 	case <-ctx.Done():
 		return nil
 	}
+}
+
+// PoolHealth is what a cluster says of one pool of backend ceph.
+type PoolHealth struct {
+	Pool string
+	// Err is why a gateway could not serve it, nil if it could.
+	Err error
+	// Seen describes one that works.
+	Seen string
+}
+
+// ProbePools asks the clusters of a pools file for each of their pools, all at once; it
+// takes as long as a cluster that does not answer, some seconds.
+func ProbePools(ctx context.Context, poolsFile string) ([]PoolHealth, error) {
+	cfg, err := pool.Load(poolsFile)
+	if err != nil {
+		return nil, err
+	}
+	var all []PoolHealth
+	for _, p := range cfg.Pools {
+		if p.Ceph != nil {
+			all = append(all, PoolHealth{Pool: p.Name})
+		}
+	}
+	var wg sync.WaitGroup
+	for _, p := range cfg.Pools {
+		i := slices.IndexFunc(all, func(h PoolHealth) bool { return h.Pool == p.Name })
+		if i < 0 {
+			continue
+		}
+		wg.Go(func() {
+			h, err := rbd.Probe(ctx, cephOptions(*p.Ceph))
+			all[i].Err = err
+			all[i].Seen = fmt.Sprintf("cluster %s, connected in %v, an OSD answers in %v",
+				h.FSID, h.Connect.Round(time.Millisecond), h.Request.Round(time.Millisecond))
+		})
+	}
+	wg.Wait()
+	return all, nil
 }

@@ -4,6 +4,8 @@ package scenario
 
 import (
 	"errors"
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -126,6 +128,24 @@ func TestGatewayWithoutCluster(t *testing.T) {
 	r.must(r.c.Thaw(cluster.OSD))
 	r.must(r.c.Kill(cluster.Mon))
 	ended(r.c.Address() + ": connect: connection refused")
+}
+
+// TestDoctor: the operator is told of each pool what is wrong with it, or that nothing is.
+func TestDoctor(t *testing.T) {
+	r := newRig(t, cluster.MemStore)
+	text, err := os.ReadFile(r.pools)
+	r.must(err)
+	more := "  - {name: lost, backend: ceph, cluster: test, cephPool: nowhere, local: /unused}\n"
+	r.must(os.WriteFile(r.pools, append(text, more...), 0o600))
+	out, err := exec.CommandContext(t.Context(), os.Getenv("STRATA_CEPH_BIN"), "doctor", "--pools", r.pools).CombinedOutput()
+	if err == nil {
+		t.Error("it finds nothing bad")
+	}
+	for _, want := range []string{"pool fast  ", "cluster " + r.c.FSID(), "the cluster has no pool nowhere; it has: " + cephPool, "→ check cephPool"} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("it does not say %q:\n%s", want, out)
+		}
+	}
 }
 
 // TestSecondGatewayOfOneDirectory: it is refused and takes nothing from the first.

@@ -56,7 +56,7 @@ func newRig(t *testing.T, objectStore string) *rig {
 	}
 	r := &rig{T: t, c: c, pools: filepath.Join(c.Dir(), "pools.yaml")}
 	text := fmt.Sprintf("clusters: [{name: test, conf: %s, user: strata, keyring: %s}]\n"+
-		"pools: [{name: fast, backend: ceph, cluster: test, cephPool: %s, local: /unused}]\n", c.Conf(), keyring, cephPool)
+		"pools:\n  - {name: fast, backend: ceph, cluster: test, cephPool: %s, local: /unused}\n", c.Conf(), keyring, cephPool)
 	r.must(os.WriteFile(r.pools, []byte(text), 0o600))
 	return r
 }
