@@ -105,6 +105,29 @@ func TestImportExportFile(t *testing.T) {
 	}
 }
 
+// An export takes nothing from an image that nobody has used: it can be formatted still.
+// An import does.
+func TestExportLeavesAnImageUnused(t *testing.T) {
+	b := newBench(t)
+	format := func() store.Format {
+		i, err := b.mem.Lookup(t.Context(), "img")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return i.Format
+	}
+	b.must("create", "--size", "1M", "img")
+	b.must("export", "img", filepath.Join(b.dir, "dst"))
+	if got := format(); got != store.FormatNone {
+		t.Errorf("after an export the format is %q", got)
+	}
+	b.must("rm", "img")
+	b.must("import", b.file("src", content(4096)), "img")
+	if got := format(); got != store.FormatUnknown {
+		t.Errorf("after an import the format is %q", got)
+	}
+}
+
 func TestImportRoundsUpAndSaysSo(t *testing.T) {
 	b := newBench(t)
 	data := content(10000)
