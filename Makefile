@@ -97,6 +97,10 @@ fuzz: ## Every fuzz target for FUZZTIME each (default 10s).
 interop: setup build ## nbdinfo, nbdcopy, qemu-img, qemu-io, fio, libnbd and nbdkit against the real server.
 	STRATA_BIN=$(CURDIR)/$(BIN) $(GO) test -v -count=1 -timeout 20m ./test/interop/...
 
+.PHONY: chart
+chart: ## The Helm chart: rendered, decoded strictly, linted, its schema and what each account may do.
+	hack/chart.sh test
+
 .PHONY: vm
 vm: setup ## Kernel NBD in guest kernels: package tests, then scenarios with the real processes.
 	hack/vm.sh
@@ -138,6 +142,10 @@ lint: ## golangci-lint with the rules of .golangci.yml, what build tags hide inc
 .PHONY: update
 update: ## Regenerate generated code.
 	hack/update.sh
+
+.PHONY: chart-update
+chart-update: ## Render the chart's goldens and the plain manifests anew.
+	hack/chart.sh update
 
 .PHONY: verify
 verify: ## Check formatting, vet, go.mod, generated code and shell scripts.

@@ -23,7 +23,7 @@ crds() { # crds TARGET: copies them out of the module's own archive
 case ${1:-} in
   test)
     "$self" crds
-    exec go test -count=1 ./...
+    exec go test -v -count=1 ./...
     ;;
   crds)
     fresh=$(mktemp -d)

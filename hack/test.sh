@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-tiers=(verify lint unit race conformance model crash scale fuzz image-test interop vm)
+tiers=(verify lint unit race conformance model crash scale fuzz chart image-test interop vm)
 
 logs=$(mktemp -d "${TMPDIR:-/tmp}/strata-test.XXXXXX")
 trap 'rm -rf "$logs"' EXIT
