@@ -108,8 +108,8 @@ func (p *Process) Kill() error {
 	return nil
 }
 
-// Run runs a program to its end and returns what it wrote to its standard output; the
-// error says what it wrote to the other.
+// Run runs a program to its end and returns what it wrote to its standard output; an
+// error says what it wrote to the other, if anything.
 func Run(ctx context.Context, args ...string) (string, error) {
 	return Pipe(ctx, nil, args...)
 }
@@ -126,7 +126,11 @@ func Pipe(ctx context.Context, input []byte, args ...string) (string, error) {
 		if len(line) > 200 {
 			line = line[:200] + "…"
 		}
-		return out.String(), fmt.Errorf("%s: %w: %s", line, err, strings.TrimSpace(said.String()+" "+out.String()))
+		why := strings.TrimSpace(said.String())
+		if why == "" {
+			why = strings.TrimSpace(out.String())
+		}
+		return out.String(), fmt.Errorf("%s: %w: %s", line, err, why)
 	}
 	return out.String(), nil
 }

@@ -12,6 +12,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/yaml"
+
+	"github.com/strata-csi/strata/test/e2e/process"
 )
 
 // refused is what the API server had against rendered objects. They are shown to it
@@ -29,10 +31,10 @@ func TestRenderedObjectsAreAccepted(t *testing.T) {
 	}
 }
 
-// showRendered shows the API server every golden file of the chart.
+// showRendered shows the API server what the chart renders for every values file.
 func showRendered(ctx context.Context) (err error) {
 	crds := source("charts/strata/files/snapshot-crds")
-	setUp := [][]string{{"create", "namespace", "storage"}, {"apply", "-f", crds}}
+	setUp := [][]string{{"create", "namespace", "storage"}, {"create", "-f", crds}}
 	for _, args := range setUp {
 		if _, err := kubectl(ctx, "", args...); err != nil {
 			return err
@@ -47,24 +49,46 @@ func showRendered(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	files, err := filepath.Glob(source("test/chart/testdata/golden/*.yaml"))
+	files, err := filepath.Glob(source("test/chart/testdata/values/*.yaml"))
 	if err != nil || len(files) == 0 {
-		return fmt.Errorf("find rendered objects: %d files, %w", len(files), err)
+		return fmt.Errorf("find values files: %d, %v", len(files), err)
 	}
 	var all []error
 	for _, f := range files {
-		content, err := os.ReadFile(f)
+		content, err := render(ctx, f)
 		if err != nil {
 			return err
 		}
 		known, shown, left := choose(content, kinds)
 		rep.Say("%s: %d objects shown to the API server, not of it: %s", filepath.Base(f), shown, left)
-		if _, err := kubectl(ctx, known, "apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-"); err != nil {
+		if _, err := kubectl(ctx, known, "apply", "--server-side", "--dry-run=server",
+			"--force-conflicts", "--validate=strict", "-f", "-"); err != nil {
 			all = append(all, fmt.Errorf("%s: %w", filepath.Base(f), err))
 		}
 	}
 	refused = errors.Join(all...)
 	return nil
+}
+
+// render renders the chart for a values file, which says in its head what APIs there are.
+func render(ctx context.Context, file string) ([]byte, error) {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	args := []string{tool("helm"), "template", release, source("charts/strata"), "-n", "storage", "-f", file}
+	for line := range strings.Lines(string(content)) {
+		if apis, ok := strings.CutPrefix(line, "# apis: "); ok {
+			for _, api := range strings.Fields(apis) {
+				args = append(args, "--api-versions", api)
+			}
+		}
+		if version, ok := strings.CutPrefix(line, "# kubernetes: "); ok {
+			args = append(args, "--kube-version", strings.TrimSpace(version))
+		}
+	}
+	out, err := process.Run(ctx, args...)
+	return []byte(out), err
 }
 
 // knownKinds returns what the API server has.
