@@ -84,4 +84,3 @@ func TestWait(t *testing.T) {
 		t.Errorf("out of time: got %v", err)
 	}
 }
-
