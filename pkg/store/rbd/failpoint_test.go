@@ -3,10 +3,13 @@
 package rbd_test
 
 import (
+	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"syscall"
 	"testing"
 )
 
@@ -22,6 +25,16 @@ func TestKilledAtPoints(t *testing.T) {
 			b.survives("killed at " + point)
 		})
 	}
+}
+
+// killed tells whether a process ended by SIGKILL.
+func killed(err error) bool {
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		return false
+	}
+	status, ok := exit.Sys().(syscall.WaitStatus)
+	return ok && status.Signal() == syscall.SIGKILL
 }
 
 // points finds the failpoints in the package's source, but that of a take-over, which

@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -128,16 +127,6 @@ func (b *bench) start(env ...string) *exec.Cmd {
 		}
 	})
 	return cmd
-}
-
-// killed tells whether a process ended by SIGKILL.
-func killed(err error) bool {
-	var exit *exec.ExitError
-	if !errors.As(err, &exit) {
-		return false
-	}
-	status, ok := exit.Sys().(syscall.WaitStatus)
-	return ok && status.Signal() == syscall.SIGKILL
 }
 
 // survives opens what a killed process has left: everything is whole or not there, the
