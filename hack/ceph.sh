@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Runs what needs a real Ceph cluster: installs Debian's packages (as root), builds with
-# cgo and the tags that Debian 12's librbd needs, and runs the tests of pkg/store/rbd and
-# test/ceph, each package with a cluster of its own on loopback. `hack/ceph.sh install`
-# only installs; other arguments go to go test. Exits with 3 when packages are missing
-# that it may not install.
+# cgo and the tags that Debian 12's librbd needs, and runs the tests of the backend, the
+# scenarios with real gateways and csi-sanity, each package with clusters of its own on
+# loopback. `hack/ceph.sh install` only installs; other arguments go to go test. Exits
+# with 3 when packages are missing that it may not install.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -48,4 +48,4 @@ bin=$(mktemp -d "${TMPDIR:-/tmp}/strata-ceph.XXXXXX")
 trap 'rm -rf "$bin"' EXIT
 go build -tags "$tags" -o "$bin/strata" ./cmd/strata
 STRATA_CEPH_BIN=$bin/strata go test -tags "$tags" -v -count=1 -timeout 40m "$@" \
-  ./pkg/store/rbd/... ./test/ceph/...
+  ./pkg/store/rbd/... ./test/ceph/... ./test/sanity

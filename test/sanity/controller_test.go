@@ -58,16 +58,21 @@ func background(t *testing.T, what string, serve func(context.Context) error) {
 // TestController runs the controller half of csi-sanity. The node's half needs a kernel.
 func TestController(t *testing.T) {
 	dir := t.TempDir()
-	d := target{controller: filepath.Join(dir, "csi.sock"), node: filepath.Join(dir, "node.sock"), data: filepath.Join(dir, "data")}
-	serving := make(chan struct{})
-	background(t, "store", func(ctx context.Context) error {
-		return app.Store(ctx, app.Config{Data: d.data, Init: true, AllowUnsafe: true, Ready: func(app.Serving) { close(serving) }})
-	})
-	<-serving
+	data := filepath.Join(dir, "data")
+	controllerHalf(t, dir, app.Config{Data: data, Init: true}, "pools: [{name: default, local: "+data+"}]\n")
+}
+
+// controllerHalf runs it against a store of its own, in a directory of its own.
+func controllerHalf(t *testing.T, dir string, cfg app.Config, poolsFile string) {
+	d := target{controller: filepath.Join(dir, "csi.sock"), node: filepath.Join(dir, "node.sock"), data: cfg.Data}
 	pools := filepath.Join(dir, "pools.yaml")
-	if err := os.WriteFile(pools, []byte("pools: [{name: default, local: "+d.data+"}]\n"), 0o600); err != nil {
+	if err := os.WriteFile(pools, []byte(poolsFile), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	serving := make(chan struct{})
+	cfg.AllowUnsafe, cfg.Ready = true, func(app.Serving) { close(serving) }
+	background(t, "store", func(ctx context.Context) error { return app.Store(ctx, cfg) })
+	<-serving
 	background(t, "controller", func(ctx context.Context) error {
 		return app.Controller(ctx, app.ControllerConfig{
 			PoolsFile: pools, Endpoint: "unix://" + d.controller, Version: "sanity",
