@@ -36,12 +36,7 @@ func (m *machine) Open() (store.Full, error) {
 	o := testOptions(m.t)
 	o.FS, o.NoCatalogueSync = gatedFS{proc, &m.gate}, true
 	o.OnEvent = func(layered.Event) {} // crashes make many
-	o.BeforeCommit = func() error {
-		if proc.Crashed() {
-			return vfs.ErrCrashed
-		}
-		return nil
-	}
+	o.BeforeCommit = alive(proc, func() error { return nil })
 	if m.tune != nil {
 		m.tune(&o)
 	}
@@ -52,6 +47,17 @@ func (m *machine) Open() (store.Full, error) {
 	}
 	m.open = st
 	return storetest.CountCloses(st), nil
+}
+
+// alive refuses a commit of a process that has crashed: a job that the crash ended would
+// be recorded as one that failed.
+func alive(proc *vfs.Faulty, commit func() error) func() error {
+	return func() error {
+		if proc.Crashed() {
+			return vfs.ErrCrashed
+		}
+		return commit()
+	}
 }
 
 // Gate implements storetest.Gated.
@@ -101,7 +107,7 @@ func (d *disk) Open() (store.Full, error) {
 	d.proc = vfs.NewFaulty(d.mem, vfs.OnKind(vfs.Mutating, func(vfs.Op) error { return d.change() }))
 	o := testOptions(d.t)
 	o.FS, o.LayersDir, o.NoCatalogueSync = d.proc, "layers", true
-	o.BeforeCommit = d.change
+	o.BeforeCommit = alive(d.proc, d.change)
 	o.OnEvent = func(layered.Event) {} // thousands of rounds
 	if d.tune != nil {
 		d.tune(&o)
