@@ -27,6 +27,11 @@ import (
 // cephPool is where gateways keep their images.
 const cephPool = "strata-test"
 
+// cached asks for a cache as bold as librbd has one. Gateways must not listen: behind it,
+// a write that was answered is lost with the process.
+const cached = "rbd cache = true\nrbd cache policy = writeback\n" +
+	"rbd cache writethrough until flush = false\nrbd cache max dirty age = 30\n"
+
 // rig is a cluster with a user for gateways, for one test.
 type rig struct {
 	*testing.T
@@ -38,7 +43,7 @@ func newRig(t *testing.T, objectStore string) *rig {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	c, err := cluster.Start(ctx, cluster.Options{ObjectStore: objectStore, Pools: []string{cephPool}, Bytes: 6 << 30})
+	c, err := cluster.Start(ctx, cluster.Options{ObjectStore: objectStore, Pools: []string{cephPool}, Bytes: 6 << 30, Extra: cached})
 	if err != nil {
 		t.Fatal(err)
 	}
