@@ -18,10 +18,10 @@ digest=$(awk -v label="$label" '
   # A message is its first three lines; what processes logged is none.
   function begin(line) {
     rest = line ~ /: last lines of / ? -1 : 2
-    if (rest > 0) said[test, ++count[test]] = "    " substr(line, 1, 300)
+    if (rest > 0) said[test, ++count[test]] = "    " substr(line, 1, 500)
   }
   function go_on(line) {
-    if (rest-- > 0) said[test, count[test]] = said[test, count[test]] "\n    " substr(line, 1, 300)
+    if (rest-- > 0) said[test, count[test]] = said[test, count[test]] "\n    " substr(line, 1, 500)
   }
   function last(test,  i) {
     for (i = 1; i <= count[test]; i++) if (i > count[test] - 6 || said[test, i] ~ /SEED/) print said[test, i]
