@@ -63,7 +63,15 @@ func run(m *testing.M) (code int, err error) {
 		}
 		rep.Say("%v", err)
 	}
+	// Tests do not look at ctx: an interrupt ends them and the cluster here.
+	interrupted := context.AfterFunc(ctx, func() {
+		if err := up.Down(); err != nil {
+			fmt.Fprintln(os.Stderr, "e2e:", err)
+		}
+		os.Exit(130)
+	})
 	code = m.Run()
+	interrupted()
 	if os.Getenv("STRATA_E2E_HOLD") != "" && ctx.Err() == nil {
 		rep.Say("held; interrupt to end it. In its namespaces (nsenter -t PID -n -m -p), with %s:", bin)
 		rep.Say("  export KUBECONFIG=%s", up.Kubeconfig)
