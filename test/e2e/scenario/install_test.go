@@ -112,17 +112,21 @@ func install(ctx context.Context) error {
 // deploy installs or upgrades the chart and waits until all of it is ready, or until a
 // container keeps ending: helm would wait to the end of its time.
 func deploy(ctx context.Context, verb string, args ...string) error {
+	before, err := restarts(ctx)
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		err := cluster.Wait(ctx, "a container that keeps ending", 10*time.Minute, crashLoop)
+		err := cluster.Wait(ctx, "a container that keeps ending", 10*time.Minute, crashLoop(before))
 		if ctx.Err() == nil {
 			cancel(err)
 		}
 	}()
-	_, err := helm(ctx, slices.Concat([]string{verb, release, source("charts/strata"),
+	_, err = helm(ctx, slices.Concat([]string{verb, release, source("charts/strata"),
 		"--wait", "--timeout", "8m"}, placement(), args)...)
 	if err != nil {
 		err = errors.Join(err, context.Cause(ctx), describePods(context.WithoutCancel(ctx)))
@@ -132,21 +136,36 @@ func deploy(ctx context.Context, verb string, args ...string) error {
 	return err
 }
 
-// crashLoop holds never; it ends the wait when a container of the release has ended
-// several times.
-func crashLoop(ctx context.Context) (bool, error) {
+// restarts returns how often each container of the release has ended.
+func restarts(ctx context.Context) (map[string]int32, error) {
 	pods, err := up.Client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
-		return false, err
+		return nil, err
 	}
+	ends := map[string]int32{}
 	for _, p := range pods.Items {
-		for _, c := range p.Status.ContainerStatuses {
-			if c.RestartCount >= 3 {
-				return false, cluster.Final(fmt.Errorf("%s in %s has ended %d times", c.Name, p.Name, c.RestartCount))
-			}
+		for _, c := range slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses) {
+			ends[p.Name+" "+c.Name] = c.RestartCount
 		}
 	}
-	return false, nil
+	return ends, nil
+}
+
+// crashLoop returns a condition that never holds; it ends the wait when a container of
+// the release has ended several times since.
+func crashLoop(before map[string]int32) func(context.Context) (bool, error) {
+	return func(ctx context.Context) (bool, error) {
+		now, err := restarts(ctx)
+		if err != nil {
+			return false, err
+		}
+		for name, n := range now {
+			if n >= before[name]+3 {
+				return false, cluster.Final(fmt.Errorf("%s has ended %d times", name, n-before[name]))
+			}
+		}
+		return false, nil
+	}
 }
 
 // describePods returns an error that says what is wrong with the release's pods, with
