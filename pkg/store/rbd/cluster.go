@@ -31,6 +31,12 @@ func forced() [][2]string {
 	}
 }
 
+// waits are settings with the library's default, and what is better where nobody has set
+// them: a cluster without monitors is told of in seconds, not in minutes or never.
+func waits() [][3]string {
+	return [][3]string{{"client_mount_timeout", "300", "30"}, {"rados_mon_op_timeout", "0", "30"}}
+}
+
 // dial connects to the cluster and makes sure that nothing undoes what is forced.
 func dial(o Options) (*cluster, error) {
 	conn, err := configure(o)
@@ -40,6 +46,13 @@ func dial(o Options) (*cluster, error) {
 	for _, s := range forced() {
 		if err := conn.SetConfigOption(s[0], s[1]); err != nil {
 			return nil, fmt.Errorf("set %s: %w", s[0], err)
+		}
+	}
+	for _, w := range waits() {
+		if value, err := conn.GetConfigOption(w[0]); err == nil && value == w[1] {
+			if err := conn.SetConfigOption(w[0], w[2]); err != nil {
+				return nil, fmt.Errorf("set %s: %w", w[0], err)
+			}
 		}
 	}
 	if err := conn.Connect(); err != nil {

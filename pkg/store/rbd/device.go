@@ -222,20 +222,19 @@ func (d *device) Flush() error {
 	return d.fail("flush", d.h.img.Flush())
 }
 
-// Info describes the object as it is now.
+// Info describes the object as this process knows it: at once what it has changed itself,
+// and within a second or so what others have. It is asked for often, so it does not ask
+// the cluster.
 func (d *device) Info() store.Info {
 	var info store.Info
-	look := func(st *meta.State) error {
+	_ = d.s.cat.Peek(func(st *meta.State) error {
 		obj, err := st.Any(d.h.obj.ID())
 		if err != nil {
 			obj = d.h.obj
 		}
 		info = st.Info(obj)
 		return nil
-	}
-	if err := d.s.cat.View(context.Background(), look); err != nil {
-		_ = d.s.cat.Peek(look) // what was last known
-	}
+	})
 	if !d.closed.Load() {
 		info.Size = d.h.size.Load()
 	}

@@ -3,8 +3,12 @@
 package rbd_test
 
 import (
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/ceph/go-ceph/rados"
+	librbd "github.com/ceph/go-ceph/rbd"
 
 	"github.com/strata-csi/strata/pkg/store"
 	"github.com/strata-csi/strata/pkg/store/rbd"
@@ -117,4 +121,43 @@ func (b *bench) s2(o rbd.Options) {
 	b.must(b.s.Close())
 	b.o.Lease = o.Lease
 	b.s = open(b.T, b.o)
+}
+
+// watched opens an image as somebody else, which keeps the library from removing it.
+func (b *bench) watched(name string) (end func()) {
+	b.Helper()
+	conn, err := rados.NewConn()
+	b.must(err)
+	b.must(conn.ReadConfigFile(b.l.conf))
+	b.must(conn.Connect())
+	io, err := conn.OpenIOContext("rbd")
+	b.must(err)
+	img, err := librbd.OpenImage(io, name, librbd.NoSnapshot)
+	b.must(err)
+	return func() {
+		b.must(img.Close())
+		io.Destroy()
+		conn.Shutdown()
+	}
+}
+
+// TestStrays: what nothing needs goes with the next start although its job was cancelled.
+func TestStrays(t *testing.T) {
+	b := newBench(t, newLab(t), 64<<10)
+	img := b.create(store.Spec{Name: "img", Size: mib})
+	end := b.watched(b.name(img))
+	b.must(b.s.Remove(t.Context(), img.ID))
+	jobs, err := b.s.Jobs(t.Context())
+	b.must(err)
+	if len(jobs) != 1 {
+		t.Fatalf("the jobs are %+v, want one that cannot end", jobs)
+	}
+	b.must(b.s.CancelJob(t.Context(), jobs[0].ID))
+	b.must(b.s.Close())
+	end()
+	if left := string(b.rbd("ls")); !strings.Contains(left, b.name(img)) {
+		t.Fatalf("the image is gone already: %s", left)
+	}
+	b.s = open(t, b.o)
+	b.gone(img)
 }

@@ -103,6 +103,28 @@ func (s *Store) replayOne(ctx context.Context, i meta.Intent) error {
 	return s.update(ctx, func(t *meta.Tx) error { return s.undo(t, i) })
 }
 
+// strays queues the collection of what nothing needs and no job is for: a job may have
+// been cancelled.
+func (s *Store) strays(ctx context.Context) error {
+	return s.update(ctx, func(t *meta.Tx) error {
+		due := map[store.ID]bool{}
+		for id := range t.Images {
+			due[id] = !t.Garbage(id).Nothing()
+		}
+		for _, j := range t.Jobs {
+			if j.Kind == store.JobDelete {
+				delete(due, store.ID(j.Target))
+			}
+		}
+		for id, yes := range due {
+			if yes {
+				s.queueCollect(t, id)
+			}
+		}
+		return nil
+	})
+}
+
 // errTaken: another gateway is changing the image.
 var errTaken = errors.New("another gateway is changing the image")
 

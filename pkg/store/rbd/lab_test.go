@@ -28,8 +28,11 @@ type lab struct {
 	next  atomic.Int64
 }
 
+// newLab starts a cluster for a test, which runs beside others from then on: most of the
+// time they wait.
 func newLab(t *testing.T) *lab {
 	t.Helper()
+	t.Parallel()
 	l := &lab{label: fmt.Sprintf("%x", time.Now().UnixNano())}
 	if l.conf = os.Getenv(confVariable); l.conf != "" {
 		return l
@@ -106,6 +109,9 @@ func openContext() (context.Context, context.CancelFunc) {
 // TestConformanceLargeObjects: with objects of 4 MiB, as installations have them, images
 // of the suite are one object each, so what is exact to the block is not kept there.
 func TestConformanceLargeObjects(t *testing.T) {
+	if testing.Short() {
+		t.Skip("with -short the suite runs on small objects only")
+	}
 	conformance(t, 4<<20, storetest.Limits{Skip: map[string]string{
 		"TestSizesLargest":  largest,
 		"TestDeviceExtents": "the first write to a clone brings the rest of the 4 MiB object along, so what was inherited is the clone's own from then on; TestConformance has the case with small objects",

@@ -85,6 +85,9 @@ func (s *Store) start(ctx context.Context) error {
 	if err := s.replay(ctx); err != nil {
 		return fmt.Errorf("finish what was begun: %w", err)
 	}
+	if err := s.strays(ctx); err != nil {
+		return fmt.Errorf("look for what nothing needs: %w", err)
+	}
 	s.queue, err = jobs.Open(jobLog{s}, map[store.JobKind]jobs.Runner{
 		store.JobFlatten: s.runFlatten, store.JobDelete: s.runCollect,
 	}, jobs.Options{Workers: s.o.Workers, Load: s.load})
