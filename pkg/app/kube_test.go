@@ -60,8 +60,8 @@ func (c *clusterAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if err := json.NewDecoder(r.Body).Decode(&e); err != nil {
 			c.Error(err)
 		}
+		c.texts = append(c.texts, e.Message) // before those who wait go on and read it
 		c.told <- fmt.Sprintf("%s %s %s", e.InvolvedObject.Kind, e.InvolvedObject.Name, e.Reason)
-		c.texts = append(c.texts, e.Message)
 		w.WriteHeader(http.StatusCreated)
 		fmt.Fprint(w, `{"kind":"Event","apiVersion":"v1"}`)
 		return

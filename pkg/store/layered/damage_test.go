@@ -71,7 +71,7 @@ func TestDirectoryOfAnotherVersion(t *testing.T) {
 	dir := editCatalogue(t, func(b []byte) []byte {
 		return bytes.ReplaceAll(b, []byte("version1"), []byte("version2"))
 	})
-	refusedStart(t, dir, store.ErrUnsupported, "version 2", "version 1")
+	refusedStart(t, dir, store.ErrUnsupported, "version 2", "knows 1")
 }
 
 func TestCatalogueDamaged(t *testing.T) {
