@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"errors"
 	"os"
 	"path/filepath"
@@ -20,7 +19,7 @@ func TestCertificates(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := a.sign("server", pkix.Name{CommonName: "s", Organization: []string{"o"}}, "10.0.0.1", "name.example"); err != nil {
+	if err := a.sign("server", subject("s", "o"), "10.0.0.1", "name.example"); err != nil {
 		t.Fatal(err)
 	}
 	pair, err := tls.LoadX509KeyPair(a.file("server.crt"), a.file("server.key"))

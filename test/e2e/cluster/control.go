@@ -11,28 +11,33 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
+// subject returns a user's name with the groups that it is in.
+func subject(name string, groups ...string) pkix.Name {
+	return pkix.Name{CommonName: name, Organization: groups} //nolint:misspell // the field's name
+}
+
 func (c *Cluster) signAll() error {
 	type signed struct {
 		name    string
 		subject pkix.Name
 		hosts   []string
 	}
-	masters := []string{"system:masters"}
+	const masters = "system:masters"
 	all := []signed{
-		{"apiserver", pkix.Name{CommonName: "kube-apiserver"}, []string{
+		{"apiserver", subject("kube-apiserver"), []string{
 			"kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local",
 			apiAddress, controlIP, "127.0.0.1", "localhost"}},
-		{"admin", pkix.Name{CommonName: "admin", Organization: masters}, nil},
-		{"kubelet-client", pkix.Name{CommonName: "kube-apiserver-kubelet-client", Organization: masters}, nil},
-		{"kube-controller-manager", pkix.Name{CommonName: "system:kube-controller-manager"}, nil},
-		{"kube-scheduler", pkix.Name{CommonName: "system:kube-scheduler"}, nil},
+		{"admin", subject("admin", masters), nil},
+		{"kubelet-client", subject("kube-apiserver-kubelet-client", masters), nil},
+		{"kube-controller-manager", subject("system:kube-controller-manager"), nil},
+		{"kube-scheduler", subject("system:kube-scheduler"), nil},
 	}
 	nodes := []string{ControlNode}
 	for i := range c.opts.Guests {
 		nodes = append(nodes, GuestNode(i+1))
 	}
 	for _, n := range nodes {
-		all = append(all, signed{n, pkix.Name{CommonName: "system:node:" + n, Organization: []string{"system:nodes"}}, nil})
+		all = append(all, signed{n, subject("system:node:"+n, "system:nodes"), nil})
 	}
 	for _, s := range all {
 		if err := c.ca.sign(s.name, s.subject, s.hosts...); err != nil {

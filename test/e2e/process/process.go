@@ -69,7 +69,11 @@ func (p *Process) Done() <-chan struct{} { return p.done }
 func (p *Process) Failed() error {
 	select {
 	case <-p.done:
-		return fmt.Errorf("%s ended (%v); its log %s ends:\n%s", p.name, p.err, p.log, Tail(p.log, 15))
+		how := p.err
+		if how == nil {
+			how = errors.New("exit status 0")
+		}
+		return fmt.Errorf("%s ended: %w; its log %s ends:\n%s", p.name, how, p.log, Tail(p.log, 15))
 	default:
 		return nil
 	}

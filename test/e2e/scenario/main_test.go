@@ -19,7 +19,7 @@ import (
 var up *cluster.Cluster //nolint:gochecknoglobals // set once, before the first test
 
 // workers are the nodes with NBD.
-var workers = []string{cluster.GuestNode(1), cluster.GuestNode(2)} //nolint:gochecknoglobals // never changed
+var workers = []string{cluster.GuestNode(1), cluster.GuestNode(2)}
 
 // rep prints the steps of all.
 var rep = report.New(os.Stdout) //nolint:gochecknoglobals // its clock starts with the program
