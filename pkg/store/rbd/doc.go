@@ -10,6 +10,9 @@
 //   - member: a gateway of the installation. It runs jobs and carries out changes.
 //   - intent: the row of a change of several steps. It is taken back or carried on by
 //     whoever finds its member gone.
+//   - lease: a lock with a time limit that tells others that a member lives. Only what one
+//     without a lease has left unfinished is taken over.
+//   - cut: a clone link that a flatten has cut while gateways may still read past it.
 //   - handle: an image or snapshot that this process has open, shared by all its users.
 //
 // # Invariants
@@ -22,6 +25,11 @@
 //   - A snapshot with clones is never removed in the cluster, only hidden: so cutting a
 //     clone link takes no parent snapshot with it, and a flatten killed between its last
 //     two steps can be done again. An image that nobody sees lies in the cluster's trash.
+//   - What was a parent stays until every member has opened anew what descends from the
+//     flattened image: librbd does not tell an open image that its grandparent's link was
+//     cut, and would read zeros where the old parent was.
+//   - A roll-back that was interrupted is done again only after the image's object map was
+//     made true: librbd replaces the map first and trusts it then.
 //   - Nothing copies data within a request. Flatten and deletion are jobs.
 //
 // # What librbd makes different from the embedded store
@@ -30,5 +38,10 @@
 //     coarse, and the first write to a part of a clone brings the whole object along.
 //   - Diffs and extents are exact to the block, but found by comparing the bytes of the
 //     objects that the object maps name.
+//   - A flatten that is told to stop keeps what it has copied, and passes over it when it
+//     runs again. It is slowed down by the library's own limit of objects in flight only.
+//   - The size of objects is fixed when an image is made, and an object map holds 256
+//     million of them; larger images are given larger objects.
+//   - Calls wait for the cluster beyond the end of their context.
 //   - Rolling back takes time in proportion to the image's size.
 package rbd

@@ -28,6 +28,8 @@ type handle struct {
 	// gate is held shared by what uses img, and alone by what ends that.
 	gate sync.RWMutex
 	dead error // guarded by gate: why img may not be used any more
+
+	looking sync.WaitGroup // calls of changed
 }
 
 // registry is all handles of a store.
@@ -104,25 +106,34 @@ func (s *Store) holdImage(ctx context.Context, id store.ID) (*handle, error) {
 
 func (s *Store) openHandle(obj meta.Object) (*handle, error) {
 	h := &handle{obj: obj}
+	h.gate.Lock()
+	defer h.gate.Unlock()
 	return h, s.fill(h)
 }
 
-// fill opens the image of a handle. On an error the handle is as it was.
+// fill opens the image of a handle, whose gate is held alone. On an error the handle is
+// as it was.
 func (s *Store) fill(h *handle) error {
 	img, err := s.openImage(h.obj.Image, h.obj.Snap)
 	if err != nil {
 		return err
 	}
 	var watch *librbd.Watch
-	size, err := img.GetSize()
-	if err == nil && h.obj.Snap == nil {
+	if h.obj.Snap == nil {
 		if value, e := img.GetMetadata(cacheKey); e == nil && value != "false" {
 			err = fmt.Errorf("the image sets rbd_cache to %q, which loses answered writes; see rbd config image remove: %w", value, store.ErrInvalid)
 		} else {
-			watch, err = img.UpdateWatch(func(any) { h.changed() }, nil)
+			watch, err = img.UpdateWatch(func(any) { h.looking.Go(h.changed) }, nil)
 		}
 	}
+	var size uint64
+	if err == nil { // after the watch, which tells of what comes later
+		size, err = img.GetSize()
+	}
 	if err != nil {
+		if watch != nil {
+			_ = watch.Unwatch() // it goes with the image
+		}
 		_ = img.Close() // it was only looked at
 		return err
 	}
@@ -131,8 +142,8 @@ func (s *Store) fill(h *handle) error {
 	return nil
 }
 
-// changed follows a resize by another gateway. It runs in a thread of the library, which
-// must not wait for it.
+// changed follows a resize by another gateway. Where the image is just being opened or
+// closed, nobody needs it.
 func (h *handle) changed() {
 	if !h.gate.TryRLock() {
 		return
@@ -187,6 +198,7 @@ func (s *Store) drop(h *handle, user bool) error {
 
 // end waits for what has begun, lets nothing more in, and closes the image.
 func (h *handle) end(why error) error {
+	defer h.looking.Wait()
 	h.gate.Lock()
 	defer h.gate.Unlock()
 	if h.dead != nil {

@@ -133,7 +133,9 @@ func (b *bench) start(env ...string) *exec.Cmd {
 // bytes are right, and when all is removed the pool has nothing of it.
 func (b *bench) survives(what string) {
 	b.Helper()
+	begun := time.Now()
 	s := open(b.T, b.o)
+	b.Logf("%s: open again within %v", what, time.Since(begun).Round(time.Millisecond))
 	b.s = s
 	b.must(idle(b.Context(), s))
 	problems, err := s.Check(b.Context(), true)
