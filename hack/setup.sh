@@ -8,7 +8,7 @@ set -euo pipefail
 packages=(
   gcc             # the race detector
   libc6-dev       # the race detector
-  protobuf-compiler # verify: generated code is current
+  protobuf-compiler libprotobuf-dev # verify: generated code is current
   btrfs-progs     # unit and vm: what a new mount of it looks like
   e2fsprogs       # demo: mke2fs -d, debugfs, e2fsck
   fio             # interop and demo

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Regenerates pkg/storeapi/storepb from pkg/storeapi/proto.
-# Needs protoc (Debian: protobuf-compiler); the Go plugins are tools of go.mod.
+# Needs protoc and its own files (Debian: protobuf-compiler, libprotobuf-dev); the Go plugins are tools of go.mod.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 command -v protoc >/dev/null || {
-	echo "update-proto: protoc is missing; on Debian: apt-get install protobuf-compiler" >&2
+	echo "update-proto: protoc is missing; on Debian: apt-get install protobuf-compiler libprotobuf-dev" >&2
 	exit 1
 }
 bin=$(mktemp -d)
