@@ -11,11 +11,18 @@ import (
 	"github.com/strata-csi/strata/test/e2e/process"
 )
 
-const pauseImage = "registry.k8s.io/pause:3.10.1"
+// Names that the runtime and the upstream tests ask for.
+const (
+	agnhostImage = "registry.k8s.io/e2e-test-images/agnhost:2.63.0"
+	pauseImage   = "registry.k8s.io/pause:3.10.2"
+)
 
 // WorkloadImage is what the pods of scenarios run: busybox with fio. It has the name
 // that the upstream storage tests want their busybox under.
 const WorkloadImage = "registry.k8s.io/e2e-test-images/busybox:1.37.0-1"
+
+// examplesImage is what the pods of deploy/examples ask for as busybox:1.37.
+const examplesImage = "docker.io/library/busybox:1.37"
 
 // baseImages writes the images that every node has.
 func (c *Cluster) baseImages(ctx context.Context) error {
@@ -24,7 +31,7 @@ func (c *Cluster) baseImages(ctx context.Context) error {
 	if err := image.Write(c.path("images/pause.tar"), pause); err != nil {
 		return err
 	}
-	workload := image.Image{Names: []string{WorkloadImage}, Files: map[string]image.File{
+	workload := image.Image{Names: []string{WorkloadImage, examplesImage}, Files: map[string]image.File{
 		"etc/passwd": {Content: "root:x:0:0:root:/root:/bin/sh\n"},
 		"etc/group":  {Content: "root:x:0:\n"},
 		"tmp":        {Mode: 0o777}, "root": {Mode: 0o700},
@@ -40,8 +47,26 @@ func (c *Cluster) baseImages(ctx context.Context) error {
 	if err := image.Write(c.path("images/workload.tar"), workload); err != nil {
 		return err
 	}
-	c.opts.Images = append([]string{c.path("images/pause.tar"), c.path("images/workload.tar")}, c.opts.Images...)
+	if err := c.agnhostImage(ctx); err != nil {
+		return err
+	}
+	c.opts.Images = append([]string{c.path("images/pause.tar"), c.path("images/workload.tar"), c.path("images/agnhost.tar")}, c.opts.Images...)
 	return nil
+}
+
+// agnhostImage writes the image that the upstream tests use for everything that busybox
+// does not do, with what tests of storage need of it.
+func (c *Cluster) agnhostImage(ctx context.Context) error {
+	img := image.Image{Names: []string{agnhostImage}, Entrypoint: []string{"/agnhost"},
+		Files: map[string]image.File{"agnhost": {Host: c.bin("agnhost")}, "tmp": {Mode: 0o777}}}
+	if err := image.AddBusybox(ctx, img.Files); err != nil {
+		return err
+	}
+	// It enters a node's mount namespace, which needs the real one.
+	if err := img.Program(ctx, "nsenter"); err != nil {
+		return err
+	}
+	return image.Write(c.path("images/agnhost.tar"), img)
 }
 
 // importBase imports the images of all nodes once, on this machine, where that takes
