@@ -3,6 +3,7 @@ package volume_test
 import (
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -290,8 +291,11 @@ func TestCopyTargetFills(t *testing.T) {
 	src, all := r.filled("src", 8*mib)
 	home := r.addr[src.Store]
 	r.net.SetFull(home, true)
+	var mu sync.Mutex // a copy writes several pieces at once
 	first := ""
 	r.net.SetFate(func(addr, op string) pooltest.Fate {
+		mu.Lock()
+		defer mu.Unlock()
 		if op == "WriteAt" && addr != home && (first == "" || first == addr) {
 			first = addr
 			return pooltest.Full
@@ -300,6 +304,8 @@ func TestCopyTargetFills(t *testing.T) {
 	})
 	v := r.create(volume.CreateRequest{Name: "copy", Volume: src.ID})
 	r.wantData(v, 0, all)
+	mu.Lock()
+	defer mu.Unlock()
 	if at := r.addr[v.Store]; at == first || at == home {
 		t.Errorf("it is on %s", at)
 	}
