@@ -122,6 +122,9 @@ func (s *Store) flattenHandle(ctx context.Context, t *jobs.Task, h *handle) erro
 		return nil
 	}
 	total := h.obj.Image.Overlap
+	if err := s.confirm(ctx, h); err != nil {
+		return fmt.Errorf("look for the image's own objects: %w", err)
+	}
 	inherited, err := h.inherited(total)
 	if err != nil {
 		return fmt.Errorf("look at what is inherited: %w", err)
