@@ -105,10 +105,6 @@ chart: ## The Helm chart: rendered, decoded strictly, linted, its schema and wha
 vm: setup ## Kernel NBD in guest kernels: package tests, then scenarios with the real processes.
 	hack/vm.sh
 
-.PHONY: vm-long
-vm-long: setup ## Scenarios of many minutes: kills at every step, a host cut off, two hundred volumes.
-	STRATA_VM_LONG=1 hack/vm.sh test/vm/scenario
-
 .PHONY: ceph
 ceph: ## The Ceph backend on a real cluster on loopback: installs Debian's packages (as root).
 	hack/ceph.sh

@@ -3,7 +3,7 @@
 # every package, found by that tag, in user-mode-linux, those of some on two CPUs (QEMU)
 # too; and the scenarios with the real processes, each in one of the two. With
 # arguments: only those packages. STRATA_VM_KINDS (uml, qemu, "uml qemu") sets the kinds
-# of guests, STRATA_VM_RUN a pattern of tests, STRATA_VM_LONG the long scenarios.
+# of guests, STRATA_VM_RUN a pattern of tests.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,16 +13,12 @@ smp=(pkg/attach pkg/stage)
 declare -A also=([pkg/app]='TestIOFlusher.*')
 # Scenarios that must be seen on an SMP kernel; user-mode-linux would show nothing more.
 on_two='TestStoreIsKilled|TestControllerAndNodeAreKilled|TestForceDetach'
-# Scenarios that take many minutes each: make vm-long runs these, on two CPUs and, for the
-# last, in user-mode-linux.
-long_on_two='TestStoreHostIsCutOffAndMoves|TestTwoHundredVolumes'
-long_on_one='TestKillAtEveryStep'
+on_two+='|TestStoreHostIsCutOffAndMoves|TestTwoHundredVolumes'
 # What a calm run takes in a guest, in seconds, of those that differ much from the first
 # two; a run may take six times as long.
 declare -A calm=([uml]=60 [qemu]=90
   [pkg/stage-uml]=75 [pkg/stage-qemu]=150
-  [test/vm/scenario-uml]=170 [test/vm/scenario-qemu]=150)
-calm_long=300
+  [test/vm/scenario-uml]=320 [test/vm/scenario-qemu]=400)
 # Memory of a guest in MiB.
 declare -A memory=([uml]=1024 [qemu]=1536)
 
@@ -42,11 +38,9 @@ choice() {
   if [[ -n ${STRATA_VM_RUN:-} ]]; then
     echo "-test.run=$STRATA_VM_RUN"
   elif [[ $1 == test/vm/scenario && -z ${STRATA_VM_KINDS:-} ]]; then
-    case $2-${STRATA_VM_LONG:-} in
-      qemu-) echo "-test.run=^($on_two)\$" ;;
-      qemu-*) echo "-test.run=^($long_on_two)\$" ;;
-      *-) echo "-test.skip=^($on_two|$long_on_two|$long_on_one)\$" ;;
-      *) echo "-test.run=^($long_on_one)\$" ;;
+    case $2 in
+      qemu) echo "-test.run=^($on_two)\$" ;;
+      *) echo "-test.skip=^($on_two)\$" ;;
     esac
   else
     # What needs no guest is run on the host by other tiers.
@@ -58,13 +52,7 @@ choice() {
 }
 
 # limit_of prints what the tests of a package may take in a kind of guest, in seconds.
-limit_of() {
-  if [[ -n ${STRATA_VM_LONG:-} ]]; then
-    echo $((6 * calm_long))
-  else
-    echo $((6 * ${calm[$1-$2]:-${calm[$2]}}))
-  fi
-}
+limit_of() { echo $((6 * ${calm[$1-$2]:-${calm[$2]}})); }
 
 # note keeps for the end: what ran, where, how it ended, and since when it ran.
 table=()
@@ -125,7 +113,6 @@ done
 echo
 printf '%-20s %-8s %-8s %s\n' package where result "  time"
 printf '%s\n' "${table[@]}"
-[[ -n ${STRATA_VM_LONG:-} ]] || echo "vm: NOT RUN HERE, see make vm-long: $long_on_two|$long_on_one"
 if ((${#failed[@]} == 0)); then
   echo "vm: all passed: ${packages[*]}"
   exit

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -122,10 +123,22 @@ func (g *gateway) begin(flags ...string) {
 	}, flags...)...)
 	g.cmd.Env = g.r.c.Env()
 	g.cmd.Stdout, g.cmd.Stderr = out, out
-	g.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	g.r.must(g.cmd.Start())
-	g.done = make(chan struct{})
-	go func() { _ = g.cmd.Wait(); close(g.done) }()
+	g.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	// The thread that starts it lives as long as it, since that thread's death is what
+	// the parent-death signal looks at.
+	cmd, started, done := g.cmd, make(chan error), make(chan struct{})
+	g.done = done
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		defer close(done)
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait()
+		}
+	}()
+	g.r.must(<-started)
 }
 
 // start starts the process and returns when its API answers.
