@@ -116,14 +116,19 @@ func eventsFlag(f *pflag.FlagSet, events *app.KubeEvents) {
 
 func finishNode(cfg *app.NodeConfig, indexes indexRange) error {
 	cfg.Version, cfg.FirstIndex, cfg.LastIndex = version, indexes.first, indexes.last
-	if cfg.Node != "" {
+	return orHostname(&cfg.Node)
+}
+
+// orHostname makes the name of a node that was not given that of this host.
+func orHostname(node *string) error {
+	if *node != "" {
 		return nil
 	}
 	name, err := os.Hostname()
 	if err != nil {
 		return fmt.Errorf("name of this host: %w", err)
 	}
-	cfg.Node = name
+	*node = name
 	return nil
 }
 

@@ -42,13 +42,13 @@ func (c *cli) poolLsCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			t := table.New("POOL", "STORE", "ADDRESS", "STATE", ">FREE", "REASON")
+			t := table.New("POOL", "STORE", "NODE", "ADDRESS", "STATE", ">FREE", "REASON")
 			for _, m := range all {
 				free := ""
 				if m.Free > 0 {
 					free = size.Human(m.Free)
 				}
-				t.Row(m.Pool, m.UUID, m.Address, m.State, free, m.Reason)
+				t.Row(m.Pool, m.UUID, m.Node, m.Address, m.State, free, m.Reason)
 			}
 			return c.table(list(all), t)
 		},

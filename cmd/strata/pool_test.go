@@ -41,7 +41,7 @@ func TestPoolVerbs(t *testing.T) {
 	}
 	write(one)
 	m := b.members(file) // the other one is remembered, and answers where it was
-	if len(m["joined"]) != 2 {
+	if len(m["joined"]) != 2 || m["joined"][0].Node != "rack1" {
 		t.Fatalf("members when the file no longer names one: %+v", m)
 	}
 	lost := m["joined"][0].UUID

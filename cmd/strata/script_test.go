@@ -47,7 +47,7 @@ func newBench(t *testing.T) *bench {
 	ctx, cancel := context.WithCancel(klog.NewContext(context.Background(), logr.Discard()))
 	go func() {
 		ended <- app.Store(ctx, app.Config{
-			Data: dir, AllowUnsafe: true,
+			Data: dir, Node: "rack1", AllowUnsafe: true,
 			Backend: func(string) (store.Full, error) { return b.mem, nil },
 			Ready:   func(app.Serving) { close(ready) },
 		})

@@ -40,6 +40,9 @@ func printStatus(out io.Writer, st store.Status) error {
 		fmt.Fprintf(w, "  %s:\t"+format+"\n", append([]any{key}, args...)...)
 	}
 	row("backend", "%s", strings.TrimSpace(st.Backend+" "+st.Version))
+	if st.Node != "" {
+		row("node", "%s", st.Node)
+	}
 	row("images", "%d", st.Images)
 	row("snapshots", "%d", st.Snapshots)
 	row("layers", "%d", st.Layers)

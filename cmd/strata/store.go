@@ -40,7 +40,7 @@ func (c *cli) storeCmd() *cobra.Command {
 			}
 			cfg.Version, cfg.Reexec = version, true
 			cfg.TLS, cfg.Insecure = c.tls, c.insecure
-			if err := errors.Join(engine.apply(cmd, &cfg), gateway.apply(cmd, &cfg)); err != nil {
+			if err := errors.Join(engine.apply(cmd, &cfg), gateway.apply(cmd, &cfg), orHostname(&cfg.Node)); err != nil {
 				return err
 			}
 			cfg.Ready = func(s app.Serving) {
@@ -70,6 +70,7 @@ func (c *cli) storeCmd() *cobra.Command {
 func storeFlags(cmd *cobra.Command, cfg *app.Config) {
 	f := cmd.Flags()
 	f.StringVar(&cfg.Data, "data", "", "data directory")
+	f.StringVar(&cfg.Node, "node-name", "", "node it runs on, as the CO knows it: volumes for pods of that node are made here (default: the host's name)")
 	f.BoolVar(&cfg.Init, "init", false, "make the data directory a new store first")
 	f.StringVar(&cfg.InitOnce, "init-once", "", "make it a new store unless this file, on another disk, records that it has been one")
 	f.StringArrayVar(&cfg.NBD, "listen", nil, "further address for NBD: tcp://HOST:PORT or unix:PATH (repeatable)")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/strata-csi/strata/pkg/app"
+	"github.com/strata-csi/strata/pkg/storeapi"
 )
 
 func TestChoice(t *testing.T) {
@@ -45,5 +47,39 @@ func TestEngineFlags(t *testing.T) {
 	r := b.run("store", "--data", filepath.Join(b.dir, "data"), "--init", "--allow-unsafe", "--alloc-unit", "12K")
 	if r.code == 0 || !strings.Contains(r.err, "power of two") {
 		t.Errorf("a store with a bad unit: %+v", r)
+	}
+}
+
+// TestStoreTellsItsNode: a store says where it runs; the host's name unless it is told
+// another one.
+func TestStoreTellsItsNode(t *testing.T) {
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, flags := range map[string][]string{host: nil, "worker-7": {"--node-name", "worker-7"}} {
+		dir, err := os.MkdirTemp("", "scli")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer os.RemoveAll(dir)
+		cmd, lines := process(t, "strata", append([]string{"store", "--data", dir, "--init", "--allow-unsafe"}, flags...)...)
+		expectLine(t, lines, "made store ")
+		c, err := storeapi.Dial(dir, storeapi.DialOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if st, err := c.Status(t.Context()); err != nil || st.Node != want {
+			t.Errorf("with %q it says %q (%v), want %q", flags, st.Node, err, want)
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := cmd.Process.Signal(os.Interrupt); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Error(err)
+		}
 	}
 }

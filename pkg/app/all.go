@@ -14,7 +14,7 @@ import (
 
 // AllConfig is that of a process that is store, controller and node of one machine.
 type AllConfig struct {
-	// Store is the configuration of the store; its Ready and Web are not used.
+	// Store is the configuration of the store; its Ready, Web and Node are not used.
 	Store Config
 	// Node is the configuration of controller and node. Its Pools hold one pool, made
 	// of the store, and are not read.
@@ -33,6 +33,7 @@ func All(ctx context.Context, cfg AllConfig) error {
 	serving := make(chan struct{})
 	cfg.Store.Ready = func(Serving) { close(serving) }
 	cfg.Store.Web = Web{}
+	cfg.Store.Node = cfg.Node.Node
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		err := Store(ctx, cfg.Store)

@@ -23,6 +23,9 @@ const (
 type Config struct {
 	// Data is the data directory.
 	Data string
+	// Node is the node that the process runs on, as the CO knows it: volumes that are
+	// wanted there are made here. "" says nothing.
+	Node string
 	// Init makes the data directory a store first. It is an error if it is one.
 	Init bool
 	// InitOnce, if set, is a file that records which stores have been served from the

@@ -66,6 +66,8 @@ type PoolMember struct {
 	Pool    string `json:"pool"`
 	UUID    string `json:"uuid,omitempty"`
 	Address string `json:"address,omitempty"`
+	// Node is where the store runs, if it answers and says so.
+	Node string `json:"node,omitempty"`
 	// State is "joined", "joining", "missing", "refused" or "forgotten".
 	State string `json:"state"`
 	// Reason is why it is missing or was refused.
@@ -95,7 +97,7 @@ func membersOf(name string, v pool.View) (all []PoolMember) {
 		if m.Joined {
 			state = "joined"
 		}
-		all = append(all, PoolMember{Pool: name, UUID: m.UUID, Address: m.Addr, State: state, Free: m.Status.Free, Images: m.Status.Images})
+		all = append(all, PoolMember{Pool: name, UUID: m.UUID, Address: m.Addr, Node: m.Status.Node, State: state, Free: m.Status.Free, Images: m.Status.Images})
 	}
 	for _, m := range v.Missing {
 		all = append(all, PoolMember{Pool: name, UUID: m.UUID, Address: m.Addr, State: "missing", Reason: m.Err.Error()})

@@ -9,7 +9,8 @@ import (
 )
 
 // served is the backend as the API offers it: publications and limits go through
-// the registry, which knows the live connections, and the status tells what is wrong with the process.
+// the registry, which knows the live connections, and the status tells where the process
+// runs and what is wrong with it.
 type served struct {
 	store.Full
 	registry interface {
@@ -18,6 +19,7 @@ type served struct {
 	}
 	tls      pki.Files
 	warnings []string
+	node     string // where the process runs
 }
 
 // Publish implements store.Publisher.
@@ -43,6 +45,7 @@ func (s *served) Modify(ctx context.Context, image store.ID, c store.Change) (st
 // Status implements store.Inspector.
 func (s *served) Status(ctx context.Context) (store.Status, error) {
 	st, err := s.Full.Status(ctx)
+	st.Node = s.node
 	st.Warnings = append(st.Warnings, s.warnings...)
 	if w := certificateWarning(s.tls); w != "" {
 		st.Warnings = append(st.Warnings, w)

@@ -219,7 +219,7 @@ func (p *process) assemble() error {
 	p.remember()
 	p.exports()
 	p.api = grpc.NewServer(storeapi.ServerOptions(klog.LoggerWithName(p.log, "api"), p.cfg.TLS)...)
-	full := &served{Full: p.backend, registry: p.registry, tls: p.cfg.TLS, warnings: p.warnings}
+	full := &served{Full: p.backend, registry: p.registry, tls: p.cfg.TLS, warnings: p.warnings, node: p.cfg.Node}
 	storeapi.NewServer(full, p.serving.NBD...).Register(p.api)
 	p.stack.push("API", p.stopAPI)
 	back, err := newReturning(context.Background(), full, p.cfg.ReturnTimeout)

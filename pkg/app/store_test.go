@@ -98,7 +98,7 @@ func onMemory(t *testing.T) (dir string, mem *memstore.Store, r *running, c *sto
 // TestStoreProcess: a fresh directory, served, stopped and served again.
 func TestStoreProcess(t *testing.T) {
 	dir := filepath.Join(shortDir(t), "data")
-	r := mustStart(t, Config{Data: dir, Init: true, NBD: []string{"127.0.0.1:0"}, API: []string{"127.0.0.1:0"}, OpenTCP: true})
+	r := mustStart(t, Config{Data: dir, Node: "n1", Init: true, NBD: []string{"127.0.0.1:0"}, API: []string{"127.0.0.1:0"}, OpenTCP: true})
 	c := dial(t, dir)
 	img, d := newImage(t, c)
 	want := bytes.Repeat([]byte("strata"), 700)
@@ -116,7 +116,7 @@ func TestStoreProcess(t *testing.T) {
 	if len(r.serving.API) != 2 || len(r.serving.NBD) != 2 {
 		t.Errorf("serving %+v", r.serving)
 	}
-	if st, err := dial(t, r.serving.API[1]).Status(t.Context()); err != nil || st.UUID != r.serving.UUID {
+	if st, err := dial(t, r.serving.API[1]).Status(t.Context()); err != nil || st.UUID != r.serving.UUID || st.Node != "n1" {
 		t.Errorf("API on TCP: %+v, %v", st, err)
 	}
 	r.stop() // with a client connected, whose write was answered

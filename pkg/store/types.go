@@ -272,6 +272,9 @@ type Status struct {
 	UUID    string `json:"uuid"`
 	Backend string `json:"backend"`
 	Version string `json:"version"`
+	// Node is the node or host on which the store runs, "" if it does not say. It
+	// changes when the store moves.
+	Node string `json:"node,omitempty"`
 	// Images and Snapshots count live ones.
 	Images    int `json:"images"`
 	Snapshots int `json:"snapshots"`

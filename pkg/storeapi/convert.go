@@ -215,7 +215,7 @@ func jobFromProto(p *storepb.Job) store.Job {
 
 func statusToProto(s store.Status) *storepb.StatusReply {
 	return &storepb.StatusReply{
-		Uuid: s.UUID, Backend: s.Backend, Version: s.Version,
+		Uuid: s.UUID, Backend: s.Backend, Version: s.Version, Node: s.Node,
 		Images: int64(s.Images), Snapshots: int64(s.Snapshots), Layers: int64(s.Layers),
 		Total: s.Total, Free: s.Free, Copied: s.Copied,
 		Jobs:     convert(s.Jobs, jobToProto),
@@ -226,7 +226,7 @@ func statusToProto(s store.Status) *storepb.StatusReply {
 
 func statusFromProto(p *storepb.StatusReply) store.Status {
 	return store.Status{
-		UUID: p.GetUuid(), Backend: p.GetBackend(), Version: p.GetVersion(),
+		UUID: p.GetUuid(), Backend: p.GetBackend(), Version: p.GetVersion(), Node: p.GetNode(),
 		Images: int(p.GetImages()), Snapshots: int(p.GetSnapshots()), Layers: int(p.GetLayers()),
 		Total: p.GetTotal(), Free: p.GetFree(), Copied: p.GetCopied(),
 		Jobs:     convert(p.GetJobs(), jobFromProto),

@@ -1409,6 +1409,7 @@ type StatusReply struct {
 	Jobs          []*Job                 `protobuf:"bytes,10,rep,name=jobs,proto3" json:"jobs,omitempty"`
 	Faulty        []*Problem             `protobuf:"bytes,11,rep,name=faulty,proto3" json:"faulty,omitempty"`
 	Warnings      []string               `protobuf:"bytes,12,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	Node          string                 `protobuf:"bytes,13,opt,name=node,proto3" json:"node,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1525,6 +1526,13 @@ func (x *StatusReply) GetWarnings() []string {
 		return x.Warnings
 	}
 	return nil
+}
+
+func (x *StatusReply) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
 }
 
 type PublishRequest struct {
@@ -2524,7 +2532,7 @@ const file_strata_proto_rawDesc = "" +
 	"\bharmless\x18\x03 \x01(\bR\bharmless\"=\n" +
 	"\vProblemPage\x12.\n" +
 	"\x05items\x18\x01 \x03(\v2\x18.strata.store.v1.ProblemR\x05items\"\x0f\n" +
-	"\rStatusRequest\"\xdd\x02\n" +
+	"\rStatusRequest\"\xf1\x02\n" +
 	"\vStatusReply\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x18\n" +
 	"\abackend\x18\x02 \x01(\tR\abackend\x12\x18\n" +
@@ -2538,7 +2546,8 @@ const file_strata_proto_rawDesc = "" +
 	"\x04jobs\x18\n" +
 	" \x03(\v2\x14.strata.store.v1.JobR\x04jobs\x120\n" +
 	"\x06faulty\x18\v \x03(\v2\x18.strata.store.v1.ProblemR\x06faulty\x12\x1a\n" +
-	"\bwarnings\x18\f \x03(\tR\bwarnings\"R\n" +
+	"\bwarnings\x18\f \x03(\tR\bwarnings\x12\x12\n" +
+	"\x04node\x18\r \x01(\tR\x04node\"R\n" +
 	"\x0ePublishRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x16\n" +
