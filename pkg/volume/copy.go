@@ -172,7 +172,7 @@ func (s *Service) abandon(ctx context.Context, c *copying, cause error) error {
 		return cause
 	}
 	if err := s.undoCopy(ctx, c); err != nil { // the cause would promise that nothing is left
-		return fmt.Errorf("%v; clean up: %w: %w", cause, err, store.ErrUnavailable)
+		return fmt.Errorf("%v; clean up: %v: %w", cause, err, store.ErrUnavailable)
 	}
 	return cause
 }
@@ -192,7 +192,7 @@ func (s *Service) undoCopy(ctx context.Context, c *copying) error {
 		err = c.m.Remote.Remove(ctx, image)
 	}
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return fmt.Errorf("remove the copy %s: %s: %w", c.image, c.m, err)
+		return fmt.Errorf("remove the copy %s: %s: %w", c.image, c.m, unsure(err))
 	}
 	failpoint.Hit("volume.copy.removed")
 	return s.endCopy(ctx, c)
@@ -218,7 +218,7 @@ func (s *Service) endCopy(ctx context.Context, c *copying) error {
 			err = f.m.Remote.Remove(ctx, f.info.ID)
 		}
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
-			return fmt.Errorf("remove the snapshot taken for the copy %s: %w", c.image, err)
+			return fmt.Errorf("remove the snapshot taken for the copy %s: %w", c.image, unsure(err))
 		}
 		failpoint.Hit("volume.copy.thawed")
 	}

@@ -183,6 +183,9 @@ func (s *Service) fill(ctx context.Context, c *copying) (err error) {
 		return c.atTarget(err)
 	}
 	defer func() { err = errors.Join(err, to.Close()) }()
+	// A store that is full lets a write wait, and one that hangs answers nothing. Whoever
+	// deletes the copy, or ends the controller, must not wait with it.
+	defer context.AfterFunc(ctx, func() { _ = errors.Join(from.Close(), to.Close()) })()
 	for c.record.Done < c.record.Total {
 		length := min(s.opts.Stride, c.record.Total-c.record.Done)
 		if err := c.stride(ctx, from, to, c.record.Done, length); err != nil {

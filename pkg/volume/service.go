@@ -100,13 +100,16 @@ func (s *Service) begin(key string) error {
 		return fmt.Errorf("%s: another request for it is under way: %w", key, store.ErrBusy)
 	}
 	s.busy[key] = true
+	s.wg.Add(1)
 	return nil
 }
 
+// end gives the right back. Until then Close waits.
 func (s *Service) end(key string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.busy, key)
+	s.wg.Done()
 }
 
 // run works on the object named by key. When ctx ends, run returns and the work goes
@@ -171,10 +174,21 @@ type Event struct {
 	Depth, Soft int
 }
 
-// swapped makes a lost race for a note what it is: the request has to be repeated.
+// swapped makes a lost race for a note what it is: the request has to be repeated. So it
+// has where a note has no room: what was made before is there, and store.ErrNoSpace would
+// promise that nothing is.
 func swapped(err error) error {
 	if errors.Is(err, store.ErrConflict) {
 		return fmt.Errorf("%v: somebody else was quicker: %w", err, store.ErrBusy)
+	}
+	return unsure(err)
+}
+
+// unsure takes the promise that nothing was made out of an error of which that is not
+// known: of store.ErrNoSpace only its text is left.
+func unsure(err error) error {
+	if errors.Is(err, store.ErrNoSpace) {
+		return fmt.Errorf("%v: %w", err, store.ErrUnavailable)
 	}
 	return err
 }

@@ -99,7 +99,7 @@ func (s *Service) take(ctx context.Context, name string, f found, taken *named) 
 		err = fmt.Errorf("%s: %w", f.m, err)
 		if certain(err) && !ours {
 			if undo := swap(ctx, f.m, snapNote(name), intent, ""); undo != nil {
-				return found{}, fmt.Errorf("%v; clean up: %w: %w", err, undo, store.ErrUnavailable)
+				return found{}, fmt.Errorf("%v; clean up: %v: %w", err, undo, store.ErrUnavailable)
 			}
 		}
 		return found{}, err

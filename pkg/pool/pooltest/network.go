@@ -26,6 +26,9 @@ const (
 	Lose
 	// Full: the store has no room.
 	Full
+	// Hold: a request on a device waits until the device is closed, as a store lets
+	// writes wait that it has no room for. Other calls pass.
+	Hold
 )
 
 // Network is a set of addresses at which stores answer. Safe for concurrent use.
@@ -135,18 +138,24 @@ func (n *Network) at(addr, op string) (store.Full, Fate, error) {
 
 // call does op at addr, as fate has it.
 func call[T any](n *Network, addr, op string, do func(store.Full) (T, error)) (T, error) {
-	var none T
 	s, f, err := n.at(addr, op)
 	if err != nil {
+		var none T
 		return none, err
 	}
+	return decided(addr, op, f, func() (T, error) { return do(s) })
+}
+
+// decided does op as fate has decided.
+func decided[T any](addr, op string, f Fate, do func() (T, error)) (T, error) {
+	var none T
 	switch f {
 	case Refuse:
 		return none, fmt.Errorf("%s: %s refused: %w", addr, op, store.ErrUnavailable)
 	case Full:
 		return none, fmt.Errorf("%s: %s: %w", addr, op, store.ErrNoSpace)
 	}
-	value, err := do(s)
+	value, err := do()
 	if f == Lose {
 		return none, fmt.Errorf("%s: answer to %s lost: %w", addr, op, store.ErrUnavailable)
 	}

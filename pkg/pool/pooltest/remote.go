@@ -2,6 +2,8 @@ package pooltest
 
 import (
 	"context"
+	"fmt"
+	"sync"
 
 	"github.com/strata-csi/strata/pkg/store"
 )
@@ -53,7 +55,7 @@ func (r *remote) Open(ctx context.Context, id store.ID) (store.Device, error) {
 		if open, err = s.Open(ctx, id); err != nil {
 			return nil, err
 		}
-		return &device{open, r}, nil
+		return &device{Device: open, r: r, closed: make(chan struct{})}, nil
 	})
 	if err != nil && open != nil {
 		_ = open.Close() // the caller is told of err
@@ -158,13 +160,34 @@ func (r *remote) Endpoints(context.Context) ([]string, error) {
 // device is a device over the network.
 type device struct {
 	store.Device
-	r *remote
+	r      *remote
+	once   sync.Once
+	closed chan struct{}
 }
 
 func (d *device) ReadAt(p []byte, off int64) (int, error) {
-	return call(d.r.n, d.r.addr, "ReadAt", func(store.Full) (int, error) { return d.Device.ReadAt(p, off) })
+	return d.request("ReadAt", func() (int, error) { return d.Device.ReadAt(p, off) })
 }
 
 func (d *device) WriteAt(p []byte, off int64) (int, error) {
-	return call(d.r.n, d.r.addr, "WriteAt", func(store.Full) (int, error) { return d.Device.WriteAt(p, off) })
+	return d.request("WriteAt", func() (int, error) { return d.Device.WriteAt(p, off) })
+}
+
+// request is call for a device, which can be held.
+func (d *device) request(op string, do func() (int, error)) (int, error) {
+	_, f, err := d.r.n.at(d.r.addr, op)
+	switch {
+	case err != nil:
+		return 0, err
+	case f == Hold:
+		<-d.closed
+		return 0, fmt.Errorf("%s: %s: %w", d.r.addr, op, store.ErrClosed)
+	}
+	return decided(d.r.addr, op, f, do)
+}
+
+// Close ends what is held.
+func (d *device) Close() error {
+	d.once.Do(func() { close(d.closed) })
+	return d.Device.Close()
 }
