@@ -109,6 +109,10 @@ vm: setup ## Kernel NBD in guest kernels: package tests, then scenarios with the
 ceph: ## The Ceph backend on a real cluster on loopback: installs Debian's packages (as root).
 	hack/ceph.sh
 
+.PHONY: ceph-vm
+ceph-vm: ## Ceph and kernel NBD in one guest: scenarios with the real processes, all of csi-sanity (as root).
+	hack/ceph-vm.sh
+
 .PHONY: e2e
 e2e: ## A real Kubernetes with two nodes that have kernel NBD: the chart, volumes in pods, upgrades, failures (as root).
 	hack/e2e.sh

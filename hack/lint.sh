@@ -36,6 +36,9 @@ behind() {
 failed=0
 "$tools/golangci-lint" run ./... || failed=1
 behind kernelnbd,failpoints || failed=1
+# What has both tags needs no cgo.
+mapfile -t both < <(grep -rlE --include='*.go' '^//go:build kernelnbd && ceph$' test | xargs -r -n1 dirname | sort -u | sed 's,^,./,')
+"$tools/golangci-lint" run --build-tags kernelnbd,ceph "${both[@]}" || failed=1
 # These need cgo and the headers of librbd.
 if [[ -e /usr/include/rbd/librbd.h && -e /usr/include/rados/librados.h ]]; then
   CGO_ENABLED=1 behind ceph,pacific,ceph_preview || failed=1

@@ -8,7 +8,11 @@
 //	CGO_ENABLED=0 go test -tags kernelnbd -c -o /tmp/sanity.test ./test/sanity
 //	go run ./test/vm/cmd/guest -kind uml -dir $PWD/test/sanity -env STRATA_BIN=$PWD/bin/strata -- /tmp/sanity.test -test.v
 //
-// Both print how many specs passed and were skipped, and why. A spec may be skipped only
+// With build tag ceph in addition it runs against a gateway, a controller and a node, with
+// a Ceph cluster beside them in the guest; `make ceph-vm` does that. Without kernelnbd that
+// tag adds the controller half over a cluster on the host.
+//
+// All print how many specs passed and were skipped, and why. A spec may be skipped only
 // because the driver does not declare the capability that it is about; one that was
 // skipped for another reason fails the run. At the end the store must be empty and whole.
 package sanity

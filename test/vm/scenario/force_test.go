@@ -20,13 +20,15 @@ import (
 // it for itself; and the old device ends in errors, not in a hang.
 func TestForceDetach(t *testing.T) {
 	for _, fs := range []string{"", "ext4", "xfs"} {
-		t.Run("of "+map[bool]string{true: "a raw device", false: fs}[fs == ""], func(t *testing.T) { forceDetach(t, fs) })
+		t.Run("of "+map[bool]string{true: "a raw device", false: fs}[fs == ""], func(t *testing.T) { forceDetach(single(t, "old", "new"), fs) })
 	}
 }
 
-func forceDetach(t *testing.T, fs string) {
+// forceDetach needs the nodes old and new.
+func forceDetach(c *cluster, fs string) {
 	const size = 8 * mib
-	r, c := random(t), single(t, "old", "new")
+	t := c.t
+	r := random(t)
 	capability := fsVolume(fs)
 	if fs == "" {
 		capability = rawVolume()

@@ -17,9 +17,11 @@ const (
 
 // A store that is killed costs its users time and nothing else: no error reaches the
 // file system, nothing that was answered is lost.
-func TestStoreIsKilled(t *testing.T) {
-	const kills = 20
-	r, c := random(t), single(t, "n1")
+func TestStoreIsKilled(t *testing.T) { storeIsKilled(single(t, "n1"), 20) }
+
+func storeIsKilled(c *cluster, kills int) {
+	t := c.t
+	r := random(t)
 	v := c.create("victim", 512*mib, fsVolume("ext4"), nil, nil)
 	at := c.up(v, "n1")
 	s := c.stores[0]
