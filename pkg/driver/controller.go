@@ -52,7 +52,12 @@ func (c *Controller) ControllerGetCapabilities(context.Context, *csi.ControllerG
 }
 
 // GetCapacity implements csi.ControllerServer. The maximum volume size is what can be
-// filled: volumes are thin, and larger ones are made when asked for.
+// filled: volumes are thin, and larger ones are made when asked for. The topology of the
+// request does not change the answer, because a pod on any node can have its volume on any
+// store. So a provisioner that publishes capacities (--enable-capacity) publishes the same
+// for every node, and a scheduler that goes by them (storageCapacity of the CSIDriver)
+// refuses thin volumes that are larger than what the emptiest store has free now; the
+// chart does neither.
 func (c *Controller) GetCapacity(ctx context.Context, r *csi.GetCapacityRequest) (*csi.GetCapacityResponse, error) {
 	const op = "get capacity"
 	p, err := readParameters(r.GetParameters(), nil)

@@ -10,7 +10,9 @@ import (
 )
 
 // CreateVolume implements csi.ControllerServer. The content source is echoed: without it
-// the provisioner takes the volume for a mistake and deletes it.
+// the provisioner takes the volume for a mistake and deletes it. The answer names no
+// topology: the volume is accessible from every node, also if the one it was wanted for
+// has no store, or a full one.
 func (c *Controller) CreateVolume(ctx context.Context, r *csi.CreateVolumeRequest) (*csi.CreateVolumeResponse, error) {
 	const op = "create volume"
 	req, err := createRequest(r)
@@ -48,6 +50,7 @@ func createRequest(r *csi.CreateVolumeRequest) (volume.CreateRequest, error) {
 		Name: r.GetName(), Pool: p.pool, CloneMode: p.cloneMode, BlockSize: p.blockSize, Tuning: p.tuning,
 		Required: r.GetCapacityRange().GetRequiredBytes(), Limit: r.GetCapacityRange().GetLimitBytes(),
 		Use: usesOf(r.GetVolumeCapabilities()), ReadOnly: onlyReads(r.GetVolumeCapabilities()),
+		Distance: distance(r.GetAccessibilityRequirements()),
 	}
 	switch source := r.GetVolumeContentSource(); {
 	case source == nil:

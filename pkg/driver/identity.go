@@ -16,8 +16,6 @@ type IdentityConfig struct {
 	Version string
 	// Controller: the process, or another one of the driver, serves the controller.
 	Controller bool
-	// Topology: volumes are not reachable from every node.
-	Topology bool
 	// Ready tells whether the process can answer other calls; nil means always. It is
 	// about the process itself: a store that is away is told of per volume.
 	Ready func() bool
@@ -52,9 +50,9 @@ func (i *Identity) GetPluginCapabilities(context.Context, *csi.GetPluginCapabili
 	if i.cfg.Controller {
 		service(csi.PluginCapability_Service_CONTROLLER_SERVICE)
 	}
-	if i.cfg.Topology {
-		service(csi.PluginCapability_Service_VOLUME_ACCESSIBILITY_CONSTRAINTS)
-	}
+	// Volumes have no constraints; it is how a CO learns that the controller wants to be
+	// told which node it has chosen.
+	service(csi.PluginCapability_Service_VOLUME_ACCESSIBILITY_CONSTRAINTS)
 	return r, nil
 }
 

@@ -12,8 +12,6 @@ import (
 type NodeConfig struct {
 	// ID is the node's name, as it is registered at the stores.
 	ID string
-	// Topology is where the node is; nil without topology.
-	Topology map[string]string
 }
 
 // Node is the node service.
@@ -32,11 +30,9 @@ func (n *Node) NodeGetInfo(ctx context.Context, _ *csi.NodeGetInfoRequest) (*csi
 	if err != nil {
 		return nil, toStatus("get node info", err)
 	}
-	r := &csi.NodeGetInfoResponse{NodeId: n.cfg.ID, MaxVolumesPerNode: most}
-	if n.cfg.Topology != nil {
-		r.AccessibleTopology = &csi.Topology{Segments: n.cfg.Topology}
-	}
-	return r, nil
+	return &csi.NodeGetInfoResponse{
+		NodeId: n.cfg.ID, MaxVolumesPerNode: most, AccessibleTopology: topologyOf(n.cfg.ID),
+	}, nil
 }
 
 // NodeGetCapabilities implements csi.NodeServer.

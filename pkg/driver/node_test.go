@@ -76,7 +76,7 @@ func newNodeRig(t *testing.T) *nodeRig {
 	s, err := Listen(ServerConfig{
 		Endpoint: r.endpoint, Log: log, Metrics: m,
 		Identity: NewIdentity(IdentityConfig{Version: "1.2.3", Controller: true}),
-		Node:     NewNode(NodeConfig{ID: stagetest.Node, Topology: map[string]string{"topology.strata.dev/node": stagetest.Node}}, r.stage),
+		Node:     NewNode(NodeConfig{ID: stagetest.Node}, r.stage),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -340,7 +340,7 @@ func TestNodeDescribesItself(t *testing.T) {
 	r, ctx := newNodeRig(t), t.Context()
 	info, err := r.node.NodeGetInfo(ctx, &csi.NodeGetInfoRequest{})
 	r.must(err)
-	if info.GetNodeId() != stagetest.Node || info.GetMaxVolumesPerNode() != 256 || info.GetAccessibleTopology() == nil {
+	if info.GetNodeId() != stagetest.Node || info.GetMaxVolumesPerNode() != 256 || info.GetAccessibleTopology().GetSegments()[TopologyKey] != stagetest.Node {
 		t.Errorf("node %v", info)
 	}
 	plugin, err := r.identity.GetPluginInfo(ctx, &csi.GetPluginInfoRequest{})
@@ -350,7 +350,11 @@ func TestNodeDescribesItself(t *testing.T) {
 	}
 	caps, err := r.identity.GetPluginCapabilities(ctx, &csi.GetPluginCapabilitiesRequest{})
 	r.must(err)
-	if len(caps.GetCapabilities()) != 2 {
+	services := make(map[csi.PluginCapability_Service_Type]bool)
+	for _, c := range caps.GetCapabilities() {
+		services[c.GetService().GetType()] = true
+	}
+	if len(caps.GetCapabilities()) != 3 || !services[csi.PluginCapability_Service_VOLUME_ACCESSIBILITY_CONSTRAINTS] {
 		t.Errorf("capabilities %v", caps)
 	}
 	r.Store.Kill() // of which Probe does not speak

@@ -79,7 +79,7 @@ func (s *Service) inOtherPools(ctx context.Context, p *plan) error {
 func (s *Service) sourceless(ctx context.Context, p *plan, v pool.View, cause error) error {
 	if errors.Is(cause, store.ErrNotFound) {
 		if err := s.unforward(ctx, v, p.image); err != nil {
-			return fmt.Errorf("%v; clean up: %w: %w", cause, err, store.ErrUnavailable)
+			return fmt.Errorf("%v; clean up: %v: %w", cause, err, store.ErrUnavailable)
 		}
 	}
 	return cause
@@ -137,7 +137,7 @@ func (s *Service) place(ctx context.Context, p *plan, v pool.View, src *found) (
 	case at.near:
 		return s.settle(ctx, p, at, at.anchor.UUID)
 	}
-	target := choose(v, p.image, p.Prefer, at.need, nil)
+	target := p.choose(v, at.need, nil)
 	if target == "" {
 		target = at.anchor.UUID
 	}
@@ -193,7 +193,7 @@ func (s *Service) settle(ctx context.Context, p *plan, at *site, target string) 
 			}
 		}
 		tried[target] = true
-		if target = choose(at.view, p.image, "", at.need, tried); target == "" {
+		if target = p.choose(at.view, at.need, tried); target == "" {
 			if err := s.forward(ctx, p, at, at.anchor.UUID); err != nil { // nothing is left of it
 				return found{}, err
 			}

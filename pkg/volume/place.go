@@ -35,32 +35,35 @@ func anchorOf(v pool.View, name string) string {
 	return best
 }
 
-// choose picks the store for an image that needs so many bytes: the preferred one, else
-// that with most free space, where less than an eighth makes no difference and the order
-// of the name decides. Stores in not are left out. "" if none is left.
-func choose(v pool.View, name, prefer string, need int64, not map[string]bool) string {
+// choose picks the store for an image that needs so many bytes: of the nearest ones that
+// with most free space, where less than an eighth makes no difference and the order of the
+// name decides. Stores in not are left out. "" if none is left.
+func (p *plan) choose(v pool.View, need int64, not map[string]bool) string {
 	var able []pool.Member
 	for _, m := range v.Members {
 		if m.Joined && !not[m.UUID] && m.Status.Free > need {
 			able = append(able, m)
 		}
 	}
+	able = nearest(able, p.Distance)
 	if len(able) == 0 {
 		return ""
 	}
 	most := slices.MaxFunc(able, func(a, b pool.Member) int { return cmp.Compare(a.Status.Free, b.Status.Free) }).Status.Free
-	rank := func(m pool.Member) int {
-		switch {
-		case m.UUID == prefer:
-			return 0
-		case m.Status.Free >= most-most/8:
-			return 1
-		}
-		return 2
-	}
-	return slices.MinFunc(able, func(a, b pool.Member) int {
-		return cmp.Or(cmp.Compare(rank(a), rank(b)), -cmp.Compare(score(a.UUID, name), score(b.UUID, name)))
+	able = slices.DeleteFunc(able, func(m pool.Member) bool { return m.Status.Free < most-most/8 })
+	return slices.MaxFunc(able, func(a, b pool.Member) int {
+		return cmp.Compare(score(a.UUID, p.image), score(b.UUID, p.image))
 	}).UUID
+}
+
+// nearest leaves those out that are farther away than others.
+func nearest(stores []pool.Member, distance func(node string) int) []pool.Member {
+	if distance == nil || len(stores) == 0 {
+		return stores
+	}
+	far := func(m pool.Member) int { return distance(m.Status.Node) }
+	least := far(slices.MinFunc(stores, func(a, b pool.Member) int { return cmp.Compare(far(a), far(b)) }))
+	return slices.DeleteFunc(stores, func(m pool.Member) bool { return far(m) > least })
 }
 
 func forwardNote(image string) string { return "fwd/" + image }

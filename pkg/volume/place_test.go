@@ -21,31 +21,111 @@ import (
 )
 
 // spread counts, over many names, how many volumes each store gets.
-func (r *rig) spread(names string, count int, prefer string) map[string]int {
+func (r *rig) spread(names string, count int, distance func(node string) int) map[string]int {
 	at := make(map[string]int)
 	for i := range count {
 		req := empty(fmt.Sprintf("%s%d", names, i))
-		req.Prefer = prefer
+		req.Distance = distance
 		at[r.addr[r.create(req).Store]]++
 	}
 	return at
 }
 
+// by makes a distance of a table; nodes that are not in it are far away.
+func by(table map[string]int) func(node string) int {
+	return func(node string) int {
+		if far, ok := table[node]; ok {
+			return far
+		}
+		return 9
+	}
+}
+
 // TestPlacement: stores with about as much room share volumes by their names; one with
-// more room gets them all; the preferred one gets them in any case.
+// more room gets them all.
 func TestPlacement(t *testing.T) {
 	r := newRig(t, 3)
-	if at := r.spread("even", 60, ""); at["a:1"] < 8 || at["b:1"] < 8 || at["c:1"] < 8 {
+	if at := r.spread("even", 60, nil); at["a:1"] < 8 || at["b:1"] < 8 || at["c:1"] < 8 {
 		t.Errorf("spread over equals: %v", at)
 	}
 	r.net.SetFree("a:1", 100*mib)
 	r.net.SetFree("b:1", 400*mib)
 	r.net.SetFree("c:1", 100*mib)
-	if at := r.spread("room", 20, ""); at["b:1"] != 20 {
+	if at := r.spread("room", 20, nil); at["b:1"] != 20 {
 		t.Errorf("most room has b: %v", at)
 	}
-	if at := r.spread("pref", 20, r.uuid["c:1"]); at["c:1"] != 20 {
-		t.Errorf("preferred is c: %v", at)
+}
+
+// TestNear: a volume goes to the nearest store that has room, however much others have; of
+// equally near ones to that with most room; and where none is near, that is no error.
+func TestNear(t *testing.T) {
+	r := newRig(t, 4)
+	for addr, node := range map[string]string{"a:1": "n1", "b:1": "n2", "c:1": "n2"} { // d:1 does not say
+		r.net.SetNode(addr, node)
+	}
+	for i, addr := range []string{"a:1", "b:1", "c:1", "d:1"} {
+		r.net.SetFree(addr, int64(100<<i)*mib)
+	}
+	for i, c := range []struct {
+		distance map[string]int
+		full     string
+		want     string
+	}{
+		{map[string]int{"n1": 0}, "", "a:1"},
+		{map[string]int{"n2": 0}, "", "c:1"},
+		{map[string]int{"n1": 0, "n2": 1}, "", "a:1"},
+		{map[string]int{"n1": 0, "n2": 1}, "a:1", "c:1"},
+		{map[string]int{"n1": 0}, "a:1", "d:1"},
+		{map[string]int{"n2": 0}, "c:1", "b:1"},
+		{map[string]int{"n7": 0}, "", "d:1"},
+		{map[string]int{"": 0}, "", "d:1"},
+	} {
+		if c.full != "" {
+			r.net.SetFull(c.full, true)
+		}
+		if at := r.spread(fmt.Sprintf("v%d-", i), 8, by(c.distance)); at[c.want] != 8 {
+			t.Errorf("%+v: %v", c, at)
+		}
+		if c.full != "" {
+			r.net.SetFull(c.full, false)
+		}
+	}
+	r.net.SetFree("a:1", 0)
+	if at := r.spread("none", 8, by(map[string]int{"n1": 0})); at["d:1"] != 8 {
+		t.Errorf("the near one says that it has nothing free: %v", at)
+	}
+}
+
+// TestNearIsAWish: a clone stays with its source wherever it is wanted, and a request that
+// is repeated with another wish gets the volume that there is.
+func TestNearIsAWish(t *testing.T) {
+	r := newRig(t, 2)
+	r.net.SetNode("a:1", "n1")
+	r.net.SetNode("b:1", "n2")
+	on := func(name, node string) volume.CreateRequest {
+		req := empty(name)
+		req.Distance = by(map[string]int{node: 0})
+		return req
+	}
+	src := r.create(on("src", "n1"))
+	if r.addr[src.Store] != "a:1" {
+		t.Fatalf("made on %s", r.addr[src.Store])
+	}
+	if again := r.create(on("src", "n2")); again.ID != src.ID {
+		t.Errorf("%s became %s when it was wanted elsewhere", src.ID, again.ID)
+	}
+	for _, mode := range []string{pool.CloneCOW, pool.CloneFlatten, pool.CloneCopy} {
+		req := on("clone-"+mode, "n2")
+		req.Volume, req.CloneMode = src.ID, mode
+		if clone := r.create(req); clone.Store != src.Store {
+			t.Errorf("%s: the clone left its source's store", mode)
+		}
+	}
+	r.net.SetFull("a:1", true) // now it has to be copied
+	req := on("copy", "n2")
+	req.Volume = src.ID
+	if clone := r.create(req); r.addr[clone.Store] != "b:1" {
+		t.Errorf("the copy is on %s", r.addr[clone.Store])
 	}
 }
 

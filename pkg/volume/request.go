@@ -83,8 +83,11 @@ type CreateRequest struct {
 	Use string
 	// ReadOnly: nobody is ever going to write it.
 	ReadOnly bool
-	// Prefer is the UUID of the store it should be on if there is a choice, "" for none.
-	Prefer string
+	// Distance tells how far the named node is from where the volume is wanted, for a store
+	// that runs there; "" is the node of a store that does not say. The nearest store with
+	// room gets the volume, if it is not made of a source that decides. nil: it does not
+	// matter. It is no part of what a repeated request has to be equal in.
+	Distance func(node string) int
 }
 
 // digestPrefix begins the digests of images that were made here.

@@ -36,6 +36,7 @@ type Network struct {
 	mu     sync.Mutex
 	stores map[string]store.Full
 	free   map[string]int64
+	node   map[string]string
 	down   map[string]bool
 	full   map[string]bool
 	fate   func(addr, op string) Fate
@@ -44,7 +45,7 @@ type Network struct {
 // New is a network without stores.
 func New() *Network {
 	return &Network{
-		stores: make(map[string]store.Full), free: make(map[string]int64),
+		stores: make(map[string]store.Full), free: make(map[string]int64), node: make(map[string]string),
 		down: make(map[string]bool), full: make(map[string]bool),
 	}
 }
@@ -91,6 +92,13 @@ func (n *Network) SetFree(addr string, bytes int64) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.free[addr] = bytes
+}
+
+// SetNode makes the store at addr say that it runs on that node.
+func (n *Network) SetNode(addr, node string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.node[addr] = node
 }
 
 // SetFate makes fn decide about every call; nil lets all of them pass. Operations are

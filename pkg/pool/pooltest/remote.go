@@ -94,6 +94,7 @@ func (r *remote) Status(ctx context.Context) (store.Status, error) {
 		if free, ok := r.n.free[r.addr]; ok {
 			st.Free = free
 		}
+		st.Node = r.n.node[r.addr]
 		return st, err
 	})
 }
