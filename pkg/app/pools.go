@@ -53,12 +53,12 @@ func loadReach(path string, observe bool) (*reach, error) {
 // longer wait for it; what was on it is lost. ErrNotFound without such a pool. A pool of
 // "" is the default one.
 func ForgetStore(ctx context.Context, poolsFile, poolName, uuid string) error {
-	return withPools(poolsFile, func(set *pool.Set) error { return set.Forget(ctx, poolName, uuid) })
+	return withPools(poolsFile, false, func(set *pool.Set) error { return set.Forget(ctx, poolName, uuid) })
 }
 
 // AdmitStore takes a store that was given up, or refused, into its pool again.
 func AdmitStore(ctx context.Context, poolsFile, poolName, uuid string) error {
-	return withPools(poolsFile, func(set *pool.Set) error { return set.Admit(ctx, poolName, uuid) })
+	return withPools(poolsFile, false, func(set *pool.Set) error { return set.Admit(ctx, poolName, uuid) })
 }
 
 // PoolMember is a store of a pool as the operator tool shows it.
@@ -76,9 +76,10 @@ type PoolMember struct {
 	Images int    `json:"images,omitempty"`
 }
 
-// PoolMembers lists the stores of all pools as they are now.
+// PoolMembers lists the stores of all pools as they are now. It only looks: a store that
+// no controller has taken into the pool stays free.
 func PoolMembers(ctx context.Context, poolsFile string) (all []PoolMember, err error) {
-	err = withPools(poolsFile, func(set *pool.Set) error {
+	err = withPools(poolsFile, true, func(set *pool.Set) error {
 		for _, name := range set.Names() {
 			v, err := set.Fresh(ctx, name)
 			if err != nil {
@@ -111,9 +112,9 @@ func membersOf(name string, v pool.View) (all []PoolMember) {
 	return all
 }
 
-// withPools works on the pools once.
-func withPools(poolsFile string, do func(*pool.Set) error) error {
-	r, err := loadReach(poolsFile, false)
+// withPools works on the pools once. With observe, nothing is written to the stores' books.
+func withPools(poolsFile string, observe bool, do func(*pool.Set) error) error {
+	r, err := loadReach(poolsFile, observe)
 	if err != nil {
 		return err
 	}
