@@ -84,6 +84,9 @@ func (r *reading) reportError(err error) {
 func (r *reading) openSums() (err error) {
 	if r.old, err = layer.OpenSums(r.st.env, uint64(r.row.ID)); err != nil {
 		r.old = nil
+		if r.forgotten() {
+			return errChanging
+		}
 		if !errors.Is(err, store.ErrNotFound) {
 			r.added = true
 			r.report(err.Error(), true)
@@ -100,6 +103,9 @@ func (r *reading) openSums() (err error) {
 	r.added = r.added || r.fresh.Next() > 0 // an earlier run did not get as far as to say
 	return nil
 }
+
+// forgotten: a merge has removed the checksums, also from under an open file.
+func (r *reading) forgotten() bool { return r.st.sums.era(r.row.ID) != r.era }
 
 func (r *reading) closeOld() {
 	if r.old != nil {
@@ -149,6 +155,9 @@ func (r *reading) chunk(ctx context.Context, chunk int64) error {
 	if r.old != nil {
 		var err error
 		if known, err = r.old.At(chunk); err != nil {
+			if r.forgotten() {
+				return errChanging
+			}
 			r.added = true
 			r.report(err.Error(), true)
 			r.closeOld()
@@ -185,7 +194,7 @@ func (r *reading) steady(ctx context.Context, chunk int64, at int, known, now *l
 		if err != nil {
 			return 0, 0, err
 		}
-		if r.st.sums.era(r.row.ID) != r.era {
+		if r.forgotten() {
 			return 0, 0, errChanging
 		}
 		p := piece{chunk: chunk, from: at}

@@ -1,9 +1,13 @@
 package layered_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"io/fs"
+	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -195,6 +199,25 @@ func TestScrubAfterMergeAndFlatten(t *testing.T) {
 	l.must(l.scrub())
 	l.want(image.ID, "the image", want)
 	l.clean()
+}
+
+// A merge that forgets checksums while they are read is no finding.
+func TestForgottenWhileTheyAreRead(t *testing.T) {
+	l, _, _, _, layers := scrubbed(t, nil)
+	l.must(l.scrub())
+	id, err := strconv.ParseUint(layers[0], 16, 64)
+	l.must(err)
+	var once sync.Once
+	l.fail(func(op vfs.Op) (err error) {
+		if op.Kind == vfs.OpRead && strings.HasSuffix(op.Path, layers[0]+".sums") {
+			once.Do(func() { err = cmp.Or(l.st.ForgetSums(id), fs.ErrNotExist) })
+		}
+		return err
+	})
+	l.clean()
+	if l.hasSums(layers[0]) {
+		t.Error("they were not read")
+	}
 }
 
 // A scrub that is paused, or dies with the process or the machine, goes on where it was.
