@@ -10,7 +10,8 @@
 #
 # STRATA_E2E_KEEP=1 keeps the folder with all logs, which is named when a run fails.
 # STRATA_E2E_HOLD=1 holds the cluster after the tests until an interrupt, and says how to
-# reach it. STRATA_E2E_JOBS (2) bounds the build, STRATA_E2E_TIMEOUT (75m) the run.
+# reach it. STRATA_E2E_ATTACH=FOLDER runs tests, built anew, on the cluster that is held
+# and has its files there; several may run at once. STRATA_E2E_JOBS (2) bounds the build, STRATA_E2E_TIMEOUT (75m) the run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
@@ -90,20 +91,42 @@ if [[ ${1:-} == upstream ]]; then
   timeout="${STRATA_E2E_TIMEOUT:-12h}"
   STRATA_E2E_UPSTREAM=1
 fi
-work=$(mktemp -d "${TMPDIR:-/tmp}/strata-e2e.XXXXXX")
 app=$(sed -n 's/^appVersion: *"\{0,1\}\([^"]*\)"\{0,1\}$/\1/p' charts/strata/Chart.yaml)
+export STRATA_E2E_BIN="$bin" STRATA_E2E_SOURCE="$PWD" STRATA_E2E_NEXT="$app-next"
+
+# attach runs tests in the namespaces of a cluster that is held.
+attach() {
+  work=$(realpath "$STRATA_E2E_ATTACH")
+  local holder test result=0
+  holder=$(pgrep -o -f "^$work/e2e.test ") || {
+    echo "e2e: no cluster is held in $work" >&2
+    exit 3
+  }
+  test=$(mktemp "$work/attached.XXXXXX")
+  (cd test/e2e && CGO_ENABLED=0 go test -trimpath -c -o "$test" ./scenario)
+  export STRATA_E2E_WORK="$work"
+  # shellcheck disable=SC2016 # the inner shell expands it
+  nsenter -t "$holder" --net --mount --pid \
+    bash -c 'cd "$STRATA_E2E_SOURCE/test/e2e/scenario" && "$@"; exit $?' -- \
+    "$test" -test.v -test.timeout "$timeout" "${args[@]}" </dev/null || result=$?
+  rm -f "$test"
+  exit "$result"
+}
+[[ -z ${STRATA_E2E_ATTACH:-} ]] || attach
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/strata-e2e.XXXXXX")
 build_images
 (
   cd test/e2e
   export CGO_ENABLED=0
-  go test -trimpath ./cluster ./figures ./image ./process ./report ./verdict
+  go test -trimpath ./cluster ./figures ./image ./process ./report ./rights ./verdict
   go test -trimpath -c -o "$work/e2e.test" ./scenario
 )
 result=0
 # The shell is the first process of the namespace: it collects orphans, and all others
 # end with it.
 # shellcheck disable=SC2016 # the inner shell expands it
-STRATA_E2E_BIN="$bin" STRATA_E2E_WORK="$work" STRATA_E2E_SOURCE="$PWD" STRATA_E2E_NEXT="$app-next" \
+STRATA_E2E_WORK="$work" \
   unshare --net --mount --pid --fork --mount-proc --kill-child=KILL \
   bash -c 'cd "$STRATA_E2E_SOURCE/test/e2e/scenario" && "$@"; exit $?' -- \
   "$work/e2e.test" -test.v -test.timeout "$timeout" "${args[@]}" </dev/null || result=$?

@@ -53,23 +53,38 @@ type Cluster struct {
 	order   []string // of start
 	guests  []*guest
 	host    *hostNode
+	holder  *holder
+
+	attached bool // another process runs all of it
 }
 
 // Up brings a cluster up; when it fails it ends what it started.
 func Up(ctx context.Context, o Options) (*Cluster, error) {
-	c := &Cluster{opts: o, control: map[string]*process.Process{}, specs: map[string]process.Spec{}}
+	c, err := newCluster(o)
+	if err != nil {
+		return nil, fmt.Errorf("bring cluster up: %w", err)
+	}
 	if err := c.up(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("bring cluster up: %w", err), c.Down())
 	}
 	return c, nil
 }
 
-func (c *Cluster) up(ctx context.Context) error {
-	step := c.opts.Report.Step
+// newCluster returns a cluster of which nothing runs yet.
+func newCluster(o Options) (*Cluster, error) {
+	c := &Cluster{opts: o, control: map[string]*process.Process{}, specs: map[string]process.Spec{}}
 	for _, dir := range []string{"logs", "images", "pki"} {
-		if err := os.MkdirAll(filepath.Join(c.opts.Work, dir), 0o755); err != nil {
-			return err
+		if err := os.MkdirAll(c.path(dir), 0o755); err != nil {
+			return nil, err
 		}
+	}
+	return c, nil
+}
+
+func (c *Cluster) up(ctx context.Context) (err error) {
+	step := c.opts.Report.Step
+	if c.holder, err = c.hold(context.WithoutCancel(ctx)); err != nil {
+		return err
 	}
 	if err := step("network, certificates", func() error {
 		return errors.Join(network(ctx, c.opts.Guests), c.certificates())
@@ -139,16 +154,6 @@ func (c *Cluster) connect() error {
 	return nil
 }
 
-// Attach returns a cluster that another process runs in these namespaces and holds; what
-// works on processes and machines does not work on it.
-func Attach(o Options) (*Cluster, error) {
-	c := &Cluster{opts: o}
-	for i := 1; i <= o.Guests; i++ {
-		c.guests = append(c.guests, &guest{number: i, dir: c.path(GuestNode(i))})
-	}
-	return c, c.connect()
-}
-
 func (c *Cluster) path(name string) string { return filepath.Join(c.opts.Work, name) }
 
 func (c *Cluster) bin(name string) string { return filepath.Join(c.opts.Bin, name) }
@@ -171,6 +176,9 @@ func (c *Cluster) start(name string, args ...string) error {
 
 // Stop ends a process of the control plane by its name, such as kube-apiserver.
 func (c *Cluster) Stop(name string) error {
+	if c.attached {
+		return c.ask(verbStop, name)
+	}
 	c.mu.Lock()
 	p := c.control[name]
 	c.mu.Unlock()
@@ -182,6 +190,9 @@ func (c *Cluster) Stop(name string) error {
 
 // Restart starts a process again that Stop has ended.
 func (c *Cluster) Restart(ctx context.Context, name string) error {
+	if c.attached {
+		return c.ask(verbRestart, name)
+	}
 	c.mu.Lock()
 	spec, ok := c.specs[name]
 	c.mu.Unlock()
@@ -212,6 +223,9 @@ func (c *Cluster) Alive() error {
 // that it runs in end what might be left.
 func (c *Cluster) Down() error {
 	var failed []error
+	if c.holder != nil {
+		failed = append(failed, c.holder.close())
+	}
 	if c.host != nil {
 		failed = append(failed, c.host.stop())
 	}

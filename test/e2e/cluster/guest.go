@@ -270,6 +270,9 @@ func (c *Cluster) guest(name string) (*guest, error) {
 	return nil, fmt.Errorf("no guest is named %s", name)
 }
 
+// GuestFolder returns the folder of a guest's disk and logs.
+func (c *Cluster) GuestFolder(node string) string { return c.path(node) }
+
 // OnNode runs a shell script on a guest outside of any pod, and returns its output.
 func (c *Cluster) OnNode(ctx context.Context, node, script string) (string, error) {
 	g, err := c.guest(node)
@@ -281,6 +284,9 @@ func (c *Cluster) OnNode(ctx context.Context, node, script string) (string, erro
 
 // PowerOff ends a guest as a power failure would.
 func (c *Cluster) PowerOff(node string) error {
+	if c.attached {
+		return c.ask(verbPowerOff, node)
+	}
 	g, err := c.guest(node)
 	if err != nil {
 		return err
@@ -290,6 +296,9 @@ func (c *Cluster) PowerOff(node string) error {
 
 // PowerOn boots a guest that was switched off, from its own disk.
 func (c *Cluster) PowerOn(node string) error {
+	if c.attached {
+		return c.ask(verbPowerOn, node)
+	}
 	g, err := c.guest(node)
 	if err != nil {
 		return err

@@ -11,31 +11,47 @@ import (
 // Fields of a line, from 0 on.
 const (
 	fieldError    = 4
+	fieldRead     = 5  // KiB
 	fieldReadMax  = 38 // longest read, µs
+	fieldWritten  = 46 // KiB
 	fieldWriteMax = 79 // longest write, µs
 	leastFields   = 100
 )
 
-// Read returns how many jobs there were, one a line, and the longest time that a read or
-// write took. A line that is not of a job, or of a job that failed, is an error: fio
-// tells of data that is not as written in lines of its own.
-func Read(out string) (jobs int, longest time.Duration, err error) {
+// Load is what jobs did.
+type Load struct {
+	Written, Read int64         // bytes
+	Longest       time.Duration // that a read or a write took
+}
+
+// Read adds up the jobs that fio tells of, one a line. A line that is not of a job, or of
+// a job that failed, is an error: fio tells of data that is not as written in lines of
+// its own. That it was interrupted is none: it is how an endless job ends.
+func Read(out string) (Load, error) {
+	var all Load
 	for line := range strings.Lines(out) {
-		f := strings.Split(strings.TrimSpace(line), ";")
+		line = strings.TrimSpace(line)
+		if line == "" || strings.HasPrefix(line, "fio: terminating on signal ") {
+			continue
+		}
+		f := strings.Split(line, ";")
 		if len(f) < leastFields {
-			return jobs, longest, fmt.Errorf("fio says: %s", strings.TrimSpace(line))
+			return all, fmt.Errorf("fio says: %s", line)
 		}
 		if f[fieldError] != "0" {
-			return jobs, longest, fmt.Errorf("fio ended with error %s", f[fieldError])
+			return all, fmt.Errorf("fio ended with error %s", f[fieldError])
 		}
-		for _, i := range []int{fieldReadMax, fieldWriteMax} {
-			us, err := strconv.ParseFloat(f[i], 64)
-			if err != nil {
-				return jobs, longest, fmt.Errorf("read figures of fio: %w", err)
+		var number [leastFields]float64
+		for _, i := range []int{fieldRead, fieldReadMax, fieldWritten, fieldWriteMax} {
+			var err error
+			if number[i], err = strconv.ParseFloat(f[i], 64); err != nil {
+				return all, fmt.Errorf("read figures of fio: %w", err)
 			}
-			longest = max(longest, time.Duration(us*float64(time.Microsecond)))
 		}
-		jobs++
+		all.Read += int64(number[fieldRead]) << 10
+		all.Written += int64(number[fieldWritten]) << 10
+		longest := time.Duration(max(number[fieldReadMax], number[fieldWriteMax]) * float64(time.Microsecond))
+		all.Longest = max(all.Longest, longest.Round(time.Millisecond))
 	}
-	return jobs, longest.Round(time.Millisecond), nil
+	return all, nil
 }

@@ -41,8 +41,8 @@ func showRendered(ctx context.Context) (err error) {
 		}
 	}
 	defer func() {
-		_, crdErr := kubectl(ctx, "", "delete", "-f", crds, "--timeout=1m")
-		_, nsErr := kubectl(ctx, "", "delete", "namespace", "storage", "--timeout=1m")
+		_, crdErr := kubectl(ctx, "", "delete", "-f", crds, "--timeout="+patience.String())
+		_, nsErr := kubectl(ctx, "", "delete", "namespace", "storage", "--timeout="+patience.String())
 		err = errors.Join(err, crdErr, nsErr)
 	}()
 	kinds, err := knownKinds()

@@ -16,13 +16,13 @@ func TestExamples(t *testing.T) {
 	s := newSpace(t, "examples")
 	wait := func(args ...string) func() error {
 		return func() error {
-			_, err := kubectl(s.ctx, "", append([]string{"-n", s.name, "wait", "--timeout=8m"}, args...)...)
+			_, err := kubectl(s.ctx, "", append([]string{"-n", s.name, "wait", "--timeout=" + patience.String()}, args...)...)
 			return err
 		}
 	}
 	rollout := func(what string) func() error {
 		return func() error {
-			_, err := kubectl(s.ctx, "", "-n", s.name, "rollout", "status", what, "--timeout=15m")
+			_, err := kubectl(s.ctx, "", "-n", s.name, "rollout", "status", what, "--timeout="+patience.String())
 			return err
 		}
 	}

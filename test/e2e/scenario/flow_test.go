@@ -9,7 +9,7 @@ import (
 
 // fill writes random data and prints its checksum; sum prints it again.
 const (
-	fill = "set -e; dd if=/dev/urandom of=/%[1]s/file bs=1M count=16 2>/dev/null; sync; sha256sum </%[1]s/file"
+	fill = "set -e; dd if=/dev/urandom of=/%[1]s/file bs=1M count=8 2>/dev/null; sync; sha256sum </%[1]s/file"
 	sum  = "set -e; sha256sum </%[1]s/file"
 	// sizeOf prints the size of the file system in MiB.
 	sizeOf = "df -m /%[1]s | awk 'END {print $2}'"
@@ -68,7 +68,7 @@ func TestClaimSnapshotRestoreClone(t *testing.T) {
 
 	s.step("pod of the source gone", func() error { return s.ended("write-source") })
 	s.step("source deleted", func() error {
-		_, err := kubectl(s.ctx, "", "-n", s.name, "delete", "pvc", "source", "--timeout=60s")
+		_, err := kubectl(s.ctx, "", "-n", s.name, "delete", "pvc", "source", "--timeout="+patience.String())
 		return err
 	})
 	s.claim(claim{name: "later", snapshot: "snap"})

@@ -22,7 +22,7 @@ func TestExpandUnderLoad(t *testing.T) {
 		if err := s.patchClaim("data", `{"resources":{"requests":{"storage":"2Gi"}}}`); err != nil {
 			return err
 		}
-		return cluster.Wait(s.ctx, "the pod to see 2 GiB", 5*time.Minute, func(context.Context) (bool, error) {
+		return cluster.Wait(s.ctx, "the pod to see 2 GiB", patience, func(context.Context) (bool, error) {
 			out, err := s.exec("load-data", fmt.Sprintf(sizeOf, "data"))
 			if err != nil {
 				return false, err
@@ -60,7 +60,7 @@ func TestAttributesUnderLoad(t *testing.T) {
 		if err := s.patchClaim("data", `{"volumeAttributesClassName":"e2e-slow"}`); err != nil {
 			return err
 		}
-		return cluster.Wait(s.ctx, "the claim to have the class", 3*time.Minute, func(ctx context.Context) (bool, error) {
+		return cluster.Wait(s.ctx, "the claim to have the class", patience, func(ctx context.Context) (bool, error) {
 			c, err := up.Client.CoreV1().PersistentVolumeClaims(s.name).Get(ctx, "data", metav1.GetOptions{})
 			if err != nil {
 				return false, err

@@ -10,7 +10,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -94,13 +93,15 @@ func labelNodes(ctx context.Context) error {
 
 // helm runs helm against the cluster.
 func helm(ctx context.Context, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 2*patience)
 	defer cancel()
 	return process.Run(ctx, slices.Concat([]string{tool("helm"), "--kubeconfig", up.Kubeconfig, "-n", namespace}, args)...)
 }
 
 // kubectl runs kubectl against the cluster, with a manifest as its input if there is one.
 func kubectl(ctx context.Context, input string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*patience)
+	defer cancel()
 	return process.Pipe(ctx, []byte(input), append([]string{tool("kubectl"), "--kubeconfig", up.Kubeconfig}, args...)...)
 }
 
@@ -121,13 +122,13 @@ func deploy(ctx context.Context, verb string, args ...string) error {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		err := cluster.Wait(ctx, "a container that keeps ending", 10*time.Minute, crashLoop(before))
+		err := cluster.Wait(ctx, "a container that keeps ending", 2*patience, crashLoop(before))
 		if ctx.Err() == nil {
 			cancel(err)
 		}
 	}()
 	_, err = helm(ctx, slices.Concat([]string{verb, release, source("charts/strata"),
-		"--wait", "--timeout", "8m"}, placement(), args)...)
+		"--wait", "--timeout", patience.String()}, placement(), args)...)
 	if err != nil {
 		err = errors.Join(err, context.Cause(ctx), describePods(context.WithoutCancel(ctx)))
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"testing"
-	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -42,7 +41,7 @@ func TestCloneChainFlattens(t *testing.T) {
 
 // events waits until objects of the namespace have events with these reasons.
 func (s *space) events(reasons ...string) error {
-	return cluster.Wait(s.ctx, "events", 3*time.Minute, func(ctx context.Context) (bool, error) {
+	return cluster.Wait(s.ctx, "events", patience, func(ctx context.Context) (bool, error) {
 		list, err := up.Client.CoreV1().Events(s.name).List(ctx, metav1.ListOptions{})
 		if err != nil {
 			return false, err

@@ -73,7 +73,8 @@ func run(m *testing.M) (code int, err error) {
 	code = m.Run()
 	interrupted()
 	if os.Getenv("STRATA_E2E_HOLD") != "" && ctx.Err() == nil {
-		rep.Say("held; interrupt to end it. In its namespaces (nsenter -t PID -n -m -p), with %s:", bin)
+		rep.Say("held; interrupt to end it. Run tests on it: STRATA_E2E_ATTACH=%s hack/e2e.sh -test.run …", work)
+		rep.Say("or look around in its namespaces (nsenter -t PID -n -m -p), with %s:", bin)
 		rep.Say("  export KUBECONFIG=%s", up.Kubeconfig)
 		<-ctx.Done()
 	}

@@ -3,10 +3,8 @@ package scenario
 import (
 	"context"
 	"fmt"
-	"os"
 	"strings"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -94,7 +92,7 @@ func (s *space) appOn(node string) {
 
 // appRuns waits until the application runs on a node.
 func (s *space) appRuns(node string) error {
-	return cluster.Wait(s.ctx, "application on "+node, 10*time.Minute, func(ctx context.Context) (bool, error) {
+	return cluster.Wait(s.ctx, "application on "+node, patience, func(ctx context.Context) (bool, error) {
 		p, err := up.Client.CoreV1().Pods(s.name).Get(ctx, "app-0", metav1.GetOptions{})
 		if err != nil {
 			return false, err
@@ -114,7 +112,7 @@ func (s *space) appHas(want string) {
 
 // ready waits until a node is ready, or is not.
 func (s *space) ready(node string, want bool) error {
-	return cluster.Wait(s.ctx, fmt.Sprintf("node %s ready: %t", node, want), 5*time.Minute, func(ctx context.Context) (bool, error) {
+	return cluster.Wait(s.ctx, fmt.Sprintf("node %s ready: %t", node, want), patience, func(ctx context.Context) (bool, error) {
 		n, err := up.Client.CoreV1().Nodes().Get(ctx, node, metav1.GetOptions{})
 		if err != nil {
 			return false, err
@@ -136,7 +134,7 @@ func TestDrain(t *testing.T) {
 	s.appOn(home)
 	t.Cleanup(func() { _, _ = kubectl(s.ctx, "", "uncordon", home) })
 	s.step("node "+home+" drained", func() error {
-		_, err := kubectl(s.ctx, "", "drain", home, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=5m")
+		_, err := kubectl(s.ctx, "", "drain", home, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout="+patience.String())
 		return err
 	})
 	s.step("application runs on "+away, func() error { return s.appRuns(away) })
@@ -152,9 +150,6 @@ const outOfService = "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"
 // A node dies with a volume mounted. Marked as out of service, its application runs on
 // the other node with all flushed data; when it returns, it has nothing of the volume.
 func TestNodeDies(t *testing.T) {
-	if os.Getenv("STRATA_E2E_ATTACH") != "" {
-		t.Skip("another process runs the cluster")
-	}
 	s := newSpace(t, "death")
 	home, away, want := s.app()
 	s.appOn(away)
@@ -187,7 +182,7 @@ func (s *space) takeOver(lost, other, want string) {
 }
 
 // attached prints the NBD devices of a node that are connected, and its mounts of volumes.
-const attached = "for d in /sys/block/nbd*; do [ ! -e $d/pid ] || echo $d; done; grep /csi/ /proc/mounts; true"
+const attached = "for d in /sys/block/nbd*; do [ ! -e $d/pid ] || echo $d; done; grep '[/~]csi/' /proc/mounts; true"
 
 // backInService takes the mark away and sees the node without devices.
 func (s *space) backInService(node string) {
@@ -196,14 +191,14 @@ func (s *space) backInService(node string) {
 		if _, err := kubectl(s.ctx, "", "taint", "node", node, outOfService+"-"); err != nil {
 			return err
 		}
-		return cluster.Wait(s.ctx, "devices of "+node+" to go", 5*time.Minute, func(ctx context.Context) (bool, error) {
+		return cluster.Wait(s.ctx, "devices of "+node+" to go", patience, func(ctx context.Context) (bool, error) {
 			out, err := up.OnNode(ctx, node, attached)
 			return err == nil && strings.TrimSpace(out) == "", fmt.Errorf("there are: %s %v", out, err)
 		})
 	})
 	for _, component := range []string{"store", "node"} {
 		s.step("strata's "+component+" is ready on "+node, func() error {
-			_, err := kubectl(s.ctx, "", "-n", namespace, "rollout", "status", "ds/strata-"+component, "--timeout=5m")
+			_, err := kubectl(s.ctx, "", "-n", namespace, "rollout", "status", "ds/strata-"+component, "--timeout="+patience.String())
 			return err
 		})
 	}
@@ -216,7 +211,7 @@ func TestNodeIsCutOff(t *testing.T) {
 	home, away, want := s.app()
 	s.appOn(away)
 	// The one left behind writes on and on.
-	if _, err := s.exec("app-0", "(while :; do date >>/data/stale; sync; sleep 1; done) >/dev/null 2>&1 &"); err != nil {
+	if _, err := s.exec("app-0", "(while :; do date >>/data/stale; sync -f /data/stale; sleep 1; done) >/dev/null 2>&1 &"); err != nil {
 		t.Fatal(err)
 	}
 	s.step("node "+away+" cut off, seen as lost", func() error {
@@ -227,7 +222,7 @@ func TestNodeIsCutOff(t *testing.T) {
 	})
 	t.Cleanup(func() { _ = up.Mend(s.ctx, away) })
 	s.takeOver(away, home, want)
-	const stale = "sync; dd if=/data/stale bs=1M iflag=direct 2>/dev/null | sha256sum"
+	const stale = "sync -f /data; dd if=/data/stale bs=1M iflag=direct 2>/dev/null | sha256sum"
 	before := must(s, "what the other wrote last", func() (string, error) { return s.exec("app-0", stale) })
 	s.step("node on the network again, ready", func() error {
 		if err := up.Mend(s.ctx, away); err != nil {

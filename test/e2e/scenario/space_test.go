@@ -15,11 +15,16 @@ import (
 	"github.com/strata-csi/strata/test/e2e/cluster"
 )
 
+// patience is for how long a step may wait for a state that it needs: no run is judged by
+// its times, and where all processors are emulated a pod may take minutes.
+const patience = 10 * time.Minute
+
 // space is a namespace of one test. Whatever fails in it ends the test.
 type space struct {
-	t    *testing.T
-	ctx  context.Context
-	name string
+	t       *testing.T
+	ctx     context.Context
+	name    string
+	failure error // of the step that failed
 }
 
 // newSpace makes a namespace. At the end of the test it is removed, and with it all
@@ -36,7 +41,11 @@ func newSpace(t *testing.T, name string) *space {
 		if t.Failed() {
 			s.describe()
 		}
-		s.step("all deleted, no volume left", s.remove)
+		if err := rep.Step(t.Name()+": all deleted, no volume left", s.remove); err != nil {
+			s.failure = err
+			s.describe()
+			t.Errorf("remove all: %v", err)
+		}
 	})
 	return s
 }
@@ -45,24 +54,29 @@ func newSpace(t *testing.T, name string) *space {
 func (s *space) step(name string, do func() error) {
 	s.t.Helper()
 	if err := rep.Step(s.t.Name()+": "+name, do); err != nil {
-		s.t.Fatalf("%s: %v", name, err)
+		s.failure = fmt.Errorf("%s: %w", name, err)
+		s.t.Fatal(s.failure)
 	}
 }
 
-// remove deletes the namespace and waits until its volumes are gone.
+// remove deletes the namespace and waits until its volumes are gone. In a namespace that
+// goes, no controller replaces the pods that are deleted.
 func (s *space) remove() error {
-	now := int64(1)
-	err := up.Client.CoreV1().Pods(s.name).DeleteCollection(s.ctx, metav1.DeleteOptions{GracePeriodSeconds: &now}, metav1.ListOptions{})
-	if err != nil {
-		return fmt.Errorf("delete pods: %w", err)
-	}
 	if err := up.Client.CoreV1().Namespaces().Delete(s.ctx, s.name, metav1.DeleteOptions{}); err != nil {
 		return fmt.Errorf("delete namespace: %w", err)
 	}
-	return cluster.Wait(s.ctx, "the volumes of "+s.name+" to go", 5*time.Minute, func(ctx context.Context) (bool, error) {
-		_, err := up.Client.CoreV1().Namespaces().Get(ctx, s.name, metav1.GetOptions{})
+	now := int64(1)
+	err := up.Client.CoreV1().Pods(s.name).DeleteCollection(s.ctx, metav1.DeleteOptions{GracePeriodSeconds: &now}, metav1.ListOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("delete pods: %w", err)
+	}
+	return cluster.Wait(s.ctx, "the volumes of "+s.name+" to go", patience, func(ctx context.Context) (bool, error) {
+		ns, err := up.Client.CoreV1().Namespaces().Get(ctx, s.name, metav1.GetOptions{})
+		if err == nil {
+			return false, fmt.Errorf("namespace is there: %s", conditions(ns))
+		}
 		if !apierrors.IsNotFound(err) {
-			return false, fmt.Errorf("namespace is there: %v", err)
+			return false, err
 		}
 		list, err := up.Client.CoreV1().PersistentVolumes().List(ctx, metav1.ListOptions{})
 		if err != nil {
@@ -77,16 +91,15 @@ func (s *space) remove() error {
 	})
 }
 
-// describe prints what there is, for who looks for the cause of a failure.
-func (s *space) describe() {
-	for _, args := range [][]string{
-		{"-n", s.name, "get", "pods,pvc,volumesnapshots", "-o", "wide"},
-		{"-n", s.name, "get", "events", "-o", "custom-columns=AT:.lastTimestamp,KIND:.involvedObject.kind,NAME:.involvedObject.name,REASON:.reason,SAYS:.message"},
-		{"get", "volumeattachments"},
-	} {
-		out, err := kubectl(s.ctx, "", args...)
-		s.t.Logf("%s%v", out, err)
+// conditions says what keeps a namespace that is to go.
+func conditions(ns *corev1.Namespace) string {
+	var all []string
+	for _, c := range ns.Status.Conditions {
+		if c.Status == corev1.ConditionTrue {
+			all = append(all, c.Message)
+		}
 	}
+	return strings.Join(all, "; ")
 }
 
 // apply applies a manifest in the namespace.
@@ -106,7 +119,7 @@ func classes(t *testing.T, manifest string) {
 	}
 	t.Cleanup(func() {
 		ctx := context.WithoutCancel(t.Context())
-		if _, err := kubectl(ctx, manifest, "delete", "-f", "-", "--timeout=2m"); err != nil {
+		if _, err := kubectl(ctx, manifest, "delete", "-f", "-", "--ignore-not-found", "--timeout="+patience.String()); err != nil {
 			t.Errorf("delete classes: %v", err)
 		}
 	})
@@ -161,7 +174,7 @@ func or(value, otherwise string) string {
 
 // bound waits until a claim is bound.
 func (s *space) bound(name string) error {
-	return cluster.Wait(s.ctx, "claim "+name+" to be bound", 3*time.Minute, func(ctx context.Context) (bool, error) {
+	return cluster.Wait(s.ctx, "claim "+name+" to be bound", patience, func(ctx context.Context) (bool, error) {
 		c, err := up.Client.CoreV1().PersistentVolumeClaims(s.name).Get(ctx, name, metav1.GetOptions{})
 		return err == nil && c.Status.Phase == corev1.ClaimBound, err
 	})
@@ -229,7 +242,7 @@ func (s *space) finished(name string) (string, error) {
 }
 
 func (s *space) phase(name string, wanted corev1.PodPhase) error {
-	return cluster.Wait(s.ctx, fmt.Sprintf("pod %s to be %s", name, wanted), 5*time.Minute, func(ctx context.Context) (bool, error) {
+	return cluster.Wait(s.ctx, fmt.Sprintf("pod %s to be %s", name, wanted), patience, func(ctx context.Context) (bool, error) {
 		p, err := up.Client.CoreV1().Pods(s.name).Get(ctx, name, metav1.GetOptions{})
 		if err != nil {
 			return false, err
@@ -258,9 +271,35 @@ func (s *space) ended(name string) error {
 	if err != nil {
 		return fmt.Errorf("delete pod %s: %w", name, err)
 	}
-	return cluster.Wait(s.ctx, "pod "+name+" to be gone", 3*time.Minute, func(ctx context.Context) (bool, error) {
+	return cluster.Wait(s.ctx, "pod "+name+" to be gone", patience, func(ctx context.Context) (bool, error) {
 		_, err := up.Client.CoreV1().Pods(s.name).Get(ctx, name, metav1.GetOptions{})
 		return apierrors.IsNotFound(err), err
+	})
+}
+
+// detached waits until no volume of the namespace is attached to a node.
+func (s *space) detached() error {
+	return cluster.Wait(s.ctx, "volumes of "+s.name+" to be detached", patience, func(ctx context.Context) (bool, error) {
+		pvs, err := up.Client.CoreV1().PersistentVolumes().List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return false, err
+		}
+		ours := map[string]bool{}
+		for _, pv := range pvs.Items {
+			if c := pv.Spec.ClaimRef; c != nil && c.Namespace == s.name {
+				ours[pv.Name] = true
+			}
+		}
+		list, err := up.Client.StorageV1().VolumeAttachments().List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return false, err
+		}
+		for _, a := range list.Items {
+			if pv := a.Spec.Source.PersistentVolumeName; pv != nil && ours[*pv] {
+				return false, fmt.Errorf("%s is on %s", *pv, a.Spec.NodeName)
+			}
+		}
+		return true, nil
 	})
 }
 
@@ -272,7 +311,7 @@ kind: VolumeSnapshot
 metadata: {name: %s}
 spec: {volumeSnapshotClassName: strata, source: {persistentVolumeClaimName: %s}}
 `, name, of))
-	return cluster.Wait(s.ctx, "snapshot "+name+" to be ready", 3*time.Minute, func(ctx context.Context) (bool, error) {
+	return cluster.Wait(s.ctx, "snapshot "+name+" to be ready", patience, func(ctx context.Context) (bool, error) {
 		out, err := kubectl(ctx, "", "-n", s.name, "get", "volumesnapshot", name, "-o",
 			"jsonpath={.status.readyToUse} {.status.error.message}")
 		return strings.HasPrefix(out, "true"), fmt.Errorf("it says %q: %v", out, err)
