@@ -46,6 +46,7 @@ spec:
       args:
         - store
         - --data=/var/lib/strata
+        - --node-name=$(NODE_NAME)
         {{- if $s.init }}
         - --init-once=/var/lib/strata-record/{{ .record }}
         {{- end }}
@@ -74,13 +75,17 @@ spec:
         {{- range $s.additionalArgs }}
         - {{ . | quote }}
         {{- end }}
-      {{- if eq $s.mode "StatefulSet" }}
       env:
+        - name: NODE_NAME
+          valueFrom:
+            fieldRef:
+              fieldPath: spec.nodeName
+        {{- if eq $s.mode "StatefulSet" }}
         - name: POD_NAME
           valueFrom:
             fieldRef:
               fieldPath: metadata.name
-      {{- end }}
+        {{- end }}
       ports:
         - name: api
           containerPort: {{ $s.ports.api }}
