@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/strata-csi/strata/test/e2e/process"
 	"github.com/strata-csi/strata/test/e2e/verdict"
 )
 
@@ -96,6 +97,9 @@ func upstream(t *testing.T, focus string, timeout time.Duration) {
 	}
 	if err := os.WriteFile(filepath.Join(reports, "upstream.md"), []byte(verdict.Table(all)), 0o644); err != nil {
 		t.Fatal(err)
+	}
+	if runErr != nil {
+		t.Logf("the suite says at its end:\n%s", process.Tail(log.Name(), 30))
 	}
 	count := map[string]int{}
 	for _, o := range all {
