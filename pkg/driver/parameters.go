@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"cmp"
 	"math"
 	"slices"
 	"strconv"
@@ -53,7 +54,7 @@ func (p *parameters) read(m map[string]string, keys []string) error {
 		}
 		i := slices.IndexFunc(keys, func(k string) bool { return strings.EqualFold(k, given) })
 		if i < 0 {
-			return invalid("unknown parameter %q; known are %s", given, strings.Join(keys, ", "))
+			return invalid("unknown parameter %q; known are %s", given, cmp.Or(strings.Join(keys, ", "), "none"))
 		}
 		key := keys[i]
 		if first, twice := seen[key]; twice {
