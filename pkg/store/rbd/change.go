@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"syscall"
 
 	"github.com/strata-csi/strata/pkg/failpoint"
 	"github.com/strata-csi/strata/pkg/store"
@@ -202,7 +203,11 @@ func (s *Store) rollBack(ctx context.Context, intent meta.Intent, again bool) er
 		return nil
 	})
 	if again {
-		if err := rebuildObjectMap(s.c.io, image.Cluster); err != nil {
+		name, err := s.clusterName(image)
+		if err == nil {
+			err = rebuildObjectMap(s.c.io, name)
+		}
+		if err != nil && (!image.Adopted || errno(err) != syscall.EINVAL) { // which has perhaps no map
 			return classify(err)
 		}
 	}

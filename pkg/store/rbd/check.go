@@ -40,7 +40,9 @@ func (s *Store) check(ctx context.Context, deep bool) ([]store.Problem, error) {
 	if err := s.cat.View(ctx, func(st *meta.State) error {
 		for _, i := range st.Images {
 			delete(names, i.Cluster)
-			images = append(images, i)
+			if !i.Foreign() {
+				images = append(images, i)
+			}
 		}
 		for _, n := range st.Snaps {
 			if _, ok := st.Images[n.Image]; !ok {
@@ -175,9 +177,15 @@ func (s *Store) compare(ctx context.Context, h *handle) (text string, err error)
 	there := map[string]bool{}
 	for _, x := range list {
 		there[x.Name] = true
-		_, known := before[x.Name]
-		if _, knownNow := after[x.Name]; store.IsID(x.Name) && !known && !knownNow {
-			text = fmt.Sprintf("snapshot %s is in the cluster, but not in the catalogue", x.Name)
+		name, err := snapshotName(h.img, x)
+		if gone(err) {
+			continue
+		} else if err != nil {
+			return "", err
+		}
+		_, known := before[name]
+		if _, knownNow := after[name]; store.IsID(name) && !known && !knownNow {
+			text = fmt.Sprintf("snapshot %s is in the cluster, but not in the catalogue", name)
 		}
 	}
 	for name, n := range after {
@@ -189,6 +197,7 @@ func (s *Store) compare(ctx context.Context, h *handle) (text string, err error)
 	case !quiet || !still || was.Size != is.Size || (was.Parent == nil) != (is.Parent == nil):
 	case int64(size) != is.Size:
 		text = fmt.Sprintf("has %d bytes in the cluster, want %d", size, is.Size)
+	case is.Shallow && is.Overlap == 0: // its snapshots may have the link alone
 	case gone(flat) != (is.Parent == nil):
 		text = fmt.Sprintf("has a clone link in the catalogue: %v, in the cluster: %v", is.Parent != nil, !gone(flat))
 	}

@@ -191,7 +191,9 @@ func (c *creation) lookAtParent(st *meta.State) error {
 	policy := c.s.policy(c.row.Policy)
 	if c.head == nil && flatten.Decide(policy, c.depth) == flatten.FlattenFirst {
 		path := append([]flatten.Step{{Depth: c.depth, Blocked: true}}, c.s.path(st, c.base.ID)...)
-		c.urgent = flatten.Choose(path, policy.Soft).Image
+		if c.urgent = flatten.Choose(path, policy.Soft).Image; c.urgent == "" {
+			return fmt.Errorf("clone depth %d is above the hard limit of %d, and none of the ancestors can be flattened here: %w", c.depth, policy.Hard, store.ErrUnsupported)
+		}
 	}
 	return nil
 }
@@ -226,7 +228,7 @@ func (s *Store) path(st *meta.State, id store.ID) []flatten.Step {
 	for n, i := range images {
 		steps[n] = flatten.Step{
 			Image: i.ID, Depth: len(images) - 1 - n, Bytes: i.Overlap,
-			Queued: st.Flattening(i.ID), Blocked: i.Phase == meta.Making,
+			Queued: st.Flattening(i.ID), Blocked: i.Phase == meta.Making || st.Fixed(i.ID),
 		}
 	}
 	return steps
@@ -308,7 +310,11 @@ func (s *Store) build(row, base meta.Image, via *meta.Snapshot) error {
 	if err := opts.SetUint64(librbd.ImageOptionCloneFormat, 2); err != nil {
 		return fmt.Errorf("options of an image: %w", err)
 	}
-	if err := librbd.CloneImage(s.c.io, base.Cluster, via.Cluster, s.c.io, row.Cluster, opts); err != nil {
+	parent, err := s.clusterName(base)
+	if err != nil {
+		return classify(err)
+	}
+	if err := librbd.CloneImage(s.c.io, parent, via.Cluster, s.c.io, row.Cluster, opts); err != nil {
 		return classify(fmt.Errorf("clone %s@%s: %w", base.Cluster, via.Cluster, err))
 	}
 	if row.Size == via.Size {

@@ -25,7 +25,7 @@ func (s *Store) follower() {
 	tick := time.NewTicker(min(followEvery, s.o.Lease/leaseParts))
 	defer tick.Stop()
 	part := s.o.Lease / leaseParts
-	next := time.Now().Add(part)
+	next, held := time.Now().Add(part), time.Now().Add(s.o.Lease)
 	for {
 		select {
 		case <-s.stop:
@@ -41,6 +41,10 @@ func (s *Store) follower() {
 			next = now.Add(part)
 			_ = s.lease(false)
 			_ = s.sweep(ctx)
+		}
+		if now := time.Now(); now.After(held) {
+			held = now.Add(s.o.Lease)
+			_ = s.letGo(ctx)
 		}
 	}
 }

@@ -159,7 +159,12 @@ func (h *handle) changed() {
 
 // openImage opens what a row stands for: read-only for a snapshot.
 func (s *Store) openImage(i meta.Image, snap *meta.Snapshot) (*librbd.Image, error) {
-	if snap != nil {
+	switch {
+	case i.Adopted && snap != nil: // its name may be another's by now
+		return librbd.OpenImageByIdReadOnly(s.c.io, i.ClusterID, snap.Cluster)
+	case i.Adopted:
+		return librbd.OpenImageById(s.c.io, i.ClusterID, librbd.NoSnapshot)
+	case snap != nil:
 		img, err := librbd.OpenImageReadOnly(s.c.io, i.Cluster, snap.Cluster)
 		if gone(err) && i.ClusterID != "" {
 			img, err = librbd.OpenImageByIdReadOnly(s.c.io, i.ClusterID, snap.Cluster)

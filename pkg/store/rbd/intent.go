@@ -99,6 +99,8 @@ func (s *Store) replayOne(ctx context.Context, i meta.Intent) error {
 		return s.shrink(ctx, i)
 	case meta.OpRevert:
 		return s.rollBack(ctx, i, true)
+	case meta.OpAdopt:
+		return s.unadopt(ctx, i)
 	}
 	return s.update(ctx, func(t *meta.Tx) error { return s.undo(t, i) })
 }

@@ -100,6 +100,9 @@ func (s *Store) startFlatten(ctx context.Context, image store.ID) (store.Job, er
 	if err := s.cat.View(ctx, func(st *meta.State) error {
 		obj, err := st.Find(image, store.KindImage)
 		i = obj.Image
+		if err == nil && st.Fixed(image) {
+			return fmt.Errorf("it was made without deep-flatten, so its snapshots and what was cloned from it keep the clone link; remove them first, or flatten a clone of it: %w", store.ErrUnsupported)
+		}
 		return err
 	}); err != nil {
 		return store.Job{}, err

@@ -69,6 +69,9 @@ func life(ctx context.Context, s *rbd.Store) error {
 	if err != nil {
 		return err
 	}
+	if _, err := s.Adopt(ctx, adopted(os.Getenv(killedIn))); err != nil {
+		return err
+	}
 	for _, end := range []func() error{
 		func() error { return s.Remove(ctx, two.ID) }, // to the trash
 		func() error { return s.Flatten(ctx, one.ID) },
@@ -113,9 +116,19 @@ func TestKilledChild(t *testing.T) {
 	}
 }
 
+// adopted is what the program adopts: an image without the exclusive lock, cloned from one
+// that stays whose it is.
+func adopted(installation string) store.Adoption {
+	return store.Adoption{Source: "rbd/" + installation + "-vol", Name: "adopted"}
+}
+
 // start starts the program on an installation.
 func (b *bench) start(env ...string) *exec.Cmd {
 	b.Helper()
+	golden, vol := b.o.Installation+"-golden", b.o.Installation+"-vol"
+	b.feed(letters(killedSize, 'a'), "import", "--no-progress", "--image-feature", "layering", "-", golden)
+	b.rbd("snap", "create", "--no-progress", golden+"@s")
+	b.cloned(golden+"@s", vol)
 	cmd := exec.CommandContext(b.Context(), os.Args[0], "-test.run=^TestKilledChild$", "-test.count=1")
 	cmd.Env = append(os.Environ(), append(env, killedIn+"="+b.o.Installation, confVariable+"="+b.l.conf)...)
 	var out bytes.Buffer
@@ -137,6 +150,8 @@ func (b *bench) survives(what string) {
 	s := open(b.T, b.o)
 	b.Logf("%s: open again within %v", what, time.Since(begun).Round(time.Millisecond))
 	b.s = s
+	_, err := s.Adopt(b.Context(), adopted(b.o.Installation))
+	b.must(err)
 	b.must(idle(b.Context(), s))
 	problems, err := s.Check(b.Context(), true)
 	if err != nil || len(problems) > 0 {
@@ -158,8 +173,11 @@ func (b *bench) survives(what string) {
 	b.must(idle(b.Context(), s))
 	b.must(s.Close())
 	left := string(b.rbd("ls")) + string(b.rbd("trash", "ls", "--all"))
+	if golden := b.o.Installation + "-golden"; !bytes.Equal(b.rbd("export", "--no-progress", golden, "-"), letters(killedSize, 'a')) {
+		b.Errorf("%s: %s shows other bytes than it should", what, golden)
+	}
 	for _, line := range strings.Split(left, "\n") {
-		if strings.Contains(line, "strata."+b.o.Installation+".") {
+		if strings.Contains(line, "strata."+b.o.Installation+".") || strings.Contains(line, b.o.Installation+"-vol") {
 			b.Errorf("%s: left in the pool: %s", what, line)
 		}
 	}

@@ -75,6 +75,11 @@ func (s *Store) runCollect(ctx context.Context, task *jobs.Task) error {
 		var image meta.Image
 		err := s.update(ctx, func(t *meta.Tx) error {
 			g, image = t.Garbage(id), t.Images[id]
+			if image.Foreign() { // there is nothing of ours in the cluster
+				g = meta.Garbage{}
+				s.queueCollect(t, t.DropForeign(id))
+				return nil
+			}
 			for _, n := range g.Snapshots {
 				if n.Phase != meta.Removed { // an internal one: nobody takes it from now on
 					n.Phase = meta.Removed
@@ -95,6 +100,10 @@ func (s *Store) runCollect(ctx context.Context, task *jobs.Task) error {
 
 // collect takes garbage away, first in the cluster and then in the catalogue.
 func (s *Store) collect(ctx context.Context, image meta.Image, g meta.Garbage) error {
+	g, hold, err := s.spare(ctx, image, g)
+	if err != nil {
+		return err
+	}
 	if len(g.Snapshots) > 0 {
 		if err := s.removeSnapshots(ctx, image, g.Snapshots); err != nil {
 			return err
@@ -110,6 +119,7 @@ func (s *Store) collect(ctx context.Context, image meta.Image, g meta.Garbage) e
 	}
 	failpoint.Hit("rbd.collect.gone")
 	return s.update(ctx, func(t *meta.Tx) error {
+		hold(t)
 		for _, n := range g.Snapshots {
 			t.DropSnapshot(n.ID)
 		}
@@ -142,22 +152,20 @@ func (s *Store) removeSnapshots(ctx context.Context, image meta.Image, list []me
 // the snapshot another name in a namespace of its own, its trash; one that was
 // interrupted there is found by the name it had.
 func (h *handle) removeSnapshots(list []meta.Snapshot) error {
-	due := map[string]bool{}
+	due := map[string]uint64{}
 	for _, n := range list {
-		due[n.Cluster] = true
+		due[n.Cluster] = n.Number
 	}
 	there, err := h.img.GetSnapshotNames()
 	if err != nil {
 		return fmt.Errorf("list the snapshots: %w", err)
 	}
 	for _, x := range there {
-		name := x.Name
-		kind, err := h.img.GetSnapNamespaceType(x.Id)
-		if err == nil && kind == librbd.SnapNamespaceTypeTrash {
-			name, err = h.img.GetSnapTrashNamespace(x.Id)
-		}
-		if err == nil && due[name] {
-			err = h.img.RemoveSnapByID(x.Id)
+		name, err := snapshotName(h.img, x)
+		if number, ok := due[name]; err == nil && ok && (number == 0 || number == x.Id) {
+			if err = h.unprotect(x, number); err == nil {
+				err = h.img.RemoveSnapByID(x.Id)
+			}
 		}
 		if err != nil && !gone(err) {
 			return fmt.Errorf("snapshot %s: %w", name, err)
@@ -166,9 +174,25 @@ func (h *handle) removeSnapshots(list []meta.Snapshot) error {
 	return nil
 }
 
+// unprotect lifts the protection that a snapshot had when it was adopted.
+func (h *handle) unprotect(x librbd.SnapInfo, adopted uint64) error {
+	if adopted == 0 {
+		return nil
+	}
+	snap := h.img.GetSnapshot(x.Name)
+	protected, err := snap.IsProtected()
+	if err != nil || !protected {
+		return nil // in the trash there are none
+	}
+	return snap.Unprotect()
+}
+
 // purge deletes an image from the cluster.
 func (s *Store) purge(image meta.Image) error {
-	err := librbd.RemoveImage(s.c.io, image.Cluster)
+	name, err := s.clusterName(image)
+	if err == nil {
+		err = librbd.RemoveImage(s.c.io, name)
+	}
 	if gone(err) && image.ClusterID != "" {
 		err = librbd.TrashRemove(s.c.io, image.ClusterID, true)
 	}
@@ -195,7 +219,11 @@ func (s *Store) trash(ctx context.Context, image meta.Image) error {
 		}
 	}
 	failpoint.Hit("rbd.trash.known")
-	if err := librbd.GetImage(s.c.io, image.Cluster).Trash(0); err != nil && !gone(err) {
+	name, err := s.clusterName(image)
+	if err == nil {
+		err = librbd.GetImage(s.c.io, name).Trash(0)
+	}
+	if err != nil && !gone(err) {
 		return fmt.Errorf("move to the trash: %w", err)
 	}
 	return s.putImage(ctx, image.ID, func(i *meta.Image) { i.Trashed = true })

@@ -85,7 +85,7 @@ func retainedFor(st *meta.State, obj meta.Object) (reasons []string) {
 	i := obj.Image
 	for i.Parent != nil {
 		snap := st.Snaps[i.Parent.Snapshot]
-		if i = st.Images[i.Parent.Image]; i.Phase != meta.Removed || snap.Phase == meta.Live && !snap.Internal {
+		if i = st.Images[i.Parent.Image]; i.Foreign() || i.Phase != meta.Removed || snap.Phase == meta.Live && !snap.Internal {
 			return reasons
 		}
 		name := i.Name

@@ -27,7 +27,7 @@ func (g Garbage) Nothing() bool { return len(g.Snapshots) == 0 && !g.Whole && !g
 // can be opened and flattened again.
 func (s *State) Garbage(id store.ID) Garbage {
 	image, ok := s.Images[id]
-	if !ok || image.Phase == Making {
+	if !ok || image.Phase == Making || image.Held {
 		return Garbage{}
 	}
 	used := set{}
@@ -47,7 +47,7 @@ func (s *State) Garbage(id store.ID) Garbage {
 		if visible {
 			seen++
 		}
-		if visible || n.Phase == Making || used[n.ID] {
+		if visible || n.Phase == Making || used[n.ID] || n.Held {
 			stay++
 		} else {
 			g.Snapshots = append(g.Snapshots, n)
@@ -55,16 +55,22 @@ func (s *State) Garbage(id store.ID) Garbage {
 	}
 	if image.Phase == Removed {
 		g.Whole = stay == 0 && !read
-		g.Trash = !g.Whole && seen == 0 && !image.Trashed
+		g.Trash = !g.Whole && seen == 0 && !image.Trashed && !image.Foreign()
 	}
 	return g
 }
 
 // Cut cuts the clone link of an image and of its snapshots. The parent stays until all
-// members that are there have seen it; see Seen.
+// members that are there have seen it; see Seen. Snapshots of a shallow image that show
+// something of the parent keep the link, for the image too as long as they are there.
 func (t *Tx) Cut(id store.ID) {
 	i := t.Images[id]
 	if i.Parent == nil {
+		return
+	}
+	if i.Shallow && t.linked(id) {
+		i.Overlap = 0
+		t.PutImage(i)
 		return
 	}
 	c := Cut{ID: string(store.NewID()), Image: id, Link: *i.Parent}
@@ -82,6 +88,35 @@ func (t *Tx) Cut(id store.ID) {
 			t.PutSnapshot(n)
 		}
 	}
+}
+
+// linked tells whether a snapshot of an image shows something of its parent.
+func (s *State) linked(id store.ID) bool {
+	return slices.ContainsFunc(s.SnapsOf(id), func(n Snapshot) bool { return n.Overlap > 0 })
+}
+
+// Fixed tells whether the depth of an image cannot be lowered by its flatten: it belongs
+// to others, or its snapshots would keep the clone link.
+func (s *State) Fixed(id store.ID) bool {
+	i := s.Images[id]
+	return i.Foreign() || i.Shallow && s.linked(id)
+}
+
+// DropForeign forgets an ancestor of others and its snapshots as far as no lineage leads
+// through them, and returns its parent if the whole of it went.
+func (t *Tx) DropForeign(id store.ID) (parent store.ID) {
+	g, image := t.Garbage(id), t.Images[id]
+	for _, n := range g.Snapshots {
+		t.DropSnapshot(n.ID)
+	}
+	if !g.Whole {
+		return ""
+	}
+	t.DropImage(id)
+	if image.Parent == nil {
+		return ""
+	}
+	return image.Parent.Image
 }
 
 // CutsFor lists the cuts that wait for a member.

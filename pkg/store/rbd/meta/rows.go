@@ -36,6 +36,17 @@ type Image struct {
 	// ClusterID is its id there; known once the image is about to go to the trash.
 	ClusterID string `json:"clusterID,omitempty"`
 	Trashed   bool   `json:"trashed,omitempty"`
+	// Adopted: others made it, and it is still called what they called it. Its ClusterID
+	// is known from the start, and is what it is found by.
+	Adopted bool `json:"adopted,omitempty"`
+	// Shallow: it lacks deep-flatten, so its snapshots keep a clone link that its flatten
+	// has cut.
+	Shallow bool `json:"shallow,omitempty"`
+	// Held: nothing here needs it any more, but a clone that others have made does.
+	Held bool `json:"held,omitempty"`
+	// Place is set of an ancestor that belongs to others: pool and namespace. Such a row
+	// only stands for a part of a lineage; nothing in the cluster is changed because of it.
+	Place string `json:"place,omitempty"`
 	Phase     Phase  `json:"phase,omitempty"`
 	// Order is the power of two that an object of the image has bytes.
 	Order int `json:"order"`
@@ -63,13 +74,20 @@ type Image struct {
 // Head tells whether the image is the private head of a publication.
 func (i Image) Head() bool { return i.Source != "" }
 
+// Foreign tells whether the image belongs to others.
+func (i Image) Foreign() bool { return i.Place != "" }
+
 // Snapshot is the row of a snapshot.
 type Snapshot struct {
 	ID    store.ID `json:"id"`
 	Image store.ID `json:"image"`
 	Name  string   `json:"name"`
-	// Cluster is the snapshot's name in the cluster.
+	// Cluster is the snapshot's name in the cluster, of a foreign one its number there.
 	Cluster string `json:"cluster"`
+	// Number is that in the cluster, known of a snapshot that was adopted.
+	Number uint64 `json:"number,omitempty"`
+	// Held: removed, but a clone that others have made still needs it.
+	Held bool `json:"held,omitempty"`
 	// Internal: made for clones of the image; nobody sees it.
 	Internal bool         `json:"internal,omitempty"`
 	Phase    Phase        `json:"phase,omitempty"`
@@ -102,6 +120,9 @@ const (
 	OpShrink Op = "shrink"
 	// OpRevert rolls an image back. It is carried on.
 	OpRevert Op = "revert"
+	// OpAdopt marks an image of others as the installation's. It is taken back: the mark
+	// goes, the image stays.
+	OpAdopt Op = "adopt"
 )
 
 // Intent is the row of a change of several steps that has begun.
@@ -116,6 +137,8 @@ type Intent struct {
 	Image    store.ID `json:"image,omitempty"`
 	Snapshot store.ID `json:"snapshot,omitempty"`
 	Size     int64    `json:"size,omitempty"`
+	// ClusterID is that of the image that is adopted.
+	ClusterID string `json:"clusterID,omitempty"`
 }
 
 // Cut is the row of a clone link that was cut while gateways may have descendants of the

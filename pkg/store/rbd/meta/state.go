@@ -168,6 +168,17 @@ func (s *State) Named(name string) (Image, bool) {
 	return s.Images[id], ok
 }
 
+// InCluster finds the image that stands for one in the cluster; place is "" for one of the
+// installation's own pool and namespace.
+func (s *State) InCluster(place, clusterID string) (Image, bool) {
+	for _, i := range s.Images {
+		if i.ClusterID == clusterID && i.Place == place {
+			return i, true
+		}
+	}
+	return Image{}, false
+}
+
 // Kids lists the images whose parent is the given one, whatever their phase.
 func (s *State) Kids(id store.ID) []Image {
 	var list []Image
