@@ -109,13 +109,13 @@ func (c *Cluster) up(ctx context.Context) (err error) {
 		if err := c.startHost(ctx); err != nil {
 			return err
 		}
-		return c.WaitNode(ctx, ControlNode, 3*time.Minute)
+		return c.WaitNode(ctx, ControlNode, patience)
 	}); err != nil {
 		return err
 	}
 	for i := range c.guests {
 		if err := step("node "+GuestNode(i+1)+" ready", func() error {
-			return c.WaitNode(ctx, GuestNode(i+1), 5*time.Minute)
+			return c.WaitNode(ctx, GuestNode(i+1), patience)
 		}); err != nil {
 			return err
 		}

@@ -97,7 +97,7 @@ func (c *Cluster) startControl(ctx context.Context) error {
 }
 
 func (c *Cluster) waitAPI(ctx context.Context) error {
-	return Wait(ctx, "API server to be ready", time.Minute, func(ctx context.Context) (bool, error) {
+	return Wait(ctx, "API server to be ready", patience, func(ctx context.Context) (bool, error) {
 		if err := c.Alive(); err != nil {
 			return false, Final(err)
 		}
@@ -128,7 +128,7 @@ func (c *Cluster) startControllers(ctx context.Context) error {
 	if err := c.startDNS(); err != nil {
 		return err
 	}
-	return Wait(ctx, "the default service account", time.Minute, func(ctx context.Context) (bool, error) {
+	return Wait(ctx, "the default service account", patience, func(ctx context.Context) (bool, error) {
 		_, err := c.Client.CoreV1().ServiceAccounts("default").Get(ctx, "default", metav1.GetOptions{})
 		return err == nil, err
 	})

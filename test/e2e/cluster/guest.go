@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/strata-csi/strata/test/e2e/image"
 	"github.com/strata-csi/strata/test/e2e/process"
@@ -240,7 +239,7 @@ func (g *guest) run(ctx context.Context, script string) (string, error) {
 		return "", fmt.Errorf("ask guest: %w", err)
 	}
 	var code []byte
-	err := Wait(ctx, g.nodeName()+" to run a script", 5*time.Minute, func(context.Context) (bool, error) {
+	err := Wait(ctx, g.nodeName()+" to run a script", patience, func(context.Context) (bool, error) {
 		if g.vm != nil {
 			if err := g.vm.Failed(); err != nil {
 				return false, Final(err)

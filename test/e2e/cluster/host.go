@@ -90,7 +90,7 @@ func (h *hostNode) startContainerd(ctx context.Context, config, logs string) err
 	if err != nil {
 		return err
 	}
-	return Wait(ctx, "containerd", 30*time.Second, func(ctx context.Context) (bool, error) {
+	return Wait(ctx, "containerd", patience, func(ctx context.Context) (bool, error) {
 		if err := h.containerd.Failed(); err != nil {
 			return false, Final(err)
 		}

@@ -10,6 +10,10 @@ import (
 // period between two looks at a condition.
 const period = 250 * time.Millisecond
 
+// patience is for how long a state that is needed is waited for: on a machine that has much
+// else to do, a guest may take minutes to boot.
+const patience = 15 * time.Minute
+
 // finalError ends a wait at once.
 type finalError struct{ error }
 
