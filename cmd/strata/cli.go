@@ -133,7 +133,7 @@ type verbGroup struct {
 func (c *cli) verbs() []verbGroup {
 	return []verbGroup{
 		{"image", "Images:", []*cobra.Command{
-			c.createCmd(), c.lsCmd(), c.infoCmd(), c.resizeCmd(), c.limitCmd(), c.rmCmd(), c.importCmd(), c.exportCmd(), c.uriCmd(),
+			c.createCmd(), c.lsCmd(), c.infoCmd(), c.resizeCmd(), c.limitCmd(), c.rmCmd(), c.importCmd(), c.exportCmd(), c.uriCmd(), c.handleCmd(),
 		}},
 		{"lineage", "Snapshots and clones:", []*cobra.Command{
 			c.snapCmd(), c.cloneCmd(), c.childrenCmd(), c.treeCmd(), c.flattenCmd(), c.policyCmd(), c.diffCmd(), c.duCmd(),

@@ -31,19 +31,33 @@ type transferAnswer struct {
 
 func (c *cli) importCmd() *cobra.Command {
 	var f newImageFlags
+	var adopt string
 	cmd := &cobra.Command{
-		Use:   "import SOURCE IMAGE",
-		Short: "Make an image from a file, a block device, '-' or an NBD address",
+		Use:   "import {SOURCE IMAGE | --adopt POOL/IMAGE [IMAGE]}",
+		Short: "Make an image from a file, a block device, '-' or an NBD address, or adopt one of RBD",
 		Long: "Make an image from a raw file, a block device, standard input ('-') or an NBD address.\n" +
 			"Holes and zeros take no space. A size that is not a multiple of 4096 is rounded up.\n" +
 			"An import that fails leaves no image behind; one that is killed leaves an image that\n" +
-			"strata ls shows as importing.",
-		Example:           "  strata import disk.raw data\n  zstd -dc disk.raw.zst | strata import - data\n  strata import nbd://peer/disk data",
-		Args:              args(2, 2, "a SOURCE and an IMAGE"),
+			"strata ls shows as importing.\n\n" +
+			"With --adopt, a store on a Ceph pool takes over an RBD image of that pool where it lies,\n" +
+			"whoever made it, with its snapshots and its lineage and without copying. The image keeps\n" +
+			"its name in the cluster, and nothing else may use it from then on. Images that it was\n" +
+			"cloned from stay whose they are.",
+		Example: "  strata import disk.raw data\n  zstd -dc disk.raw.zst | strata import - data\n  strata import nbd://peer/disk data\n" +
+			"  strata import --adopt kubernetes/csi-vol-0a1b data",
+		Args: func(cmd *cobra.Command, got []string) error {
+			if cmd.Flags().Changed("adopt") {
+				return args(0, 1, "at most an IMAGE beside --adopt")(cmd, got)
+			}
+			return args(2, 2, "a SOURCE and an IMAGE")(cmd, got)
+		},
 		ValidArgsFunction: completeFile,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.validate(cmd); err != nil {
 				return err
+			}
+			if cmd.Flags().Changed("adopt") {
+				return c.adopt(cmd.Context(), store.Adoption{Source: adopt, Name: first(args), BlockSize: f.blockSize, Policy: f.policy})
 			}
 			answer, err := c.importImage(cmd.Context(), args[0], store.Spec{Name: args[1], BlockSize: f.blockSize, Policy: f.policy})
 			if err != nil {
@@ -52,7 +66,9 @@ func (c *cli) importCmd() *cobra.Command {
 			return c.quiet(answer)
 		},
 	}
+	cmd.Flags().StringVar(&adopt, "adopt", "", "RBD image to take over, as [POOL/[NAMESPACE/]]IMAGE")
 	f.blockSizeFlag(cmd)
+	cmd.Flag("block-size").Usage = "logical block size offered to clients: 512 or 4096 (default 4096; with --adopt 512)"
 	f.policyFlags(cmd)
 	return cmd
 }

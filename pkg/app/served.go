@@ -53,6 +53,14 @@ func (s *served) Status(ctx context.Context) (store.Status, error) {
 	return st, err
 }
 
+// Adopt implements store.Adopter where the backend does.
+func (s *served) Adopt(ctx context.Context, a store.Adoption) (store.Info, error) {
+	if adopter, ok := s.Full.(store.Adopter); ok {
+		return adopter.Adopt(ctx, a)
+	}
+	return store.Info{}, fmt.Errorf("adopt %q: only a store with the backend rbd can, which finds images of others beside its own: %w", a.Source, store.ErrUnsupported)
+}
+
 // StartScrub implements store.Scrubber where the backend does.
 func (s *served) StartScrub(ctx context.Context) (store.Job, error) {
 	if scrubber, ok := s.Full.(store.Scrubber); ok {

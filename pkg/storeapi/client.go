@@ -159,6 +159,12 @@ func (c *Client) Create(ctx context.Context, spec store.Spec) (store.Info, error
 	return call(ctx, c, c.rpc.Create, specToProto(spec), infoFromProto, spec.Name, string(spec.Parent))
 }
 
+// Adopt implements store.Adopter. Stores that cannot answer store.ErrUnsupported.
+func (c *Client) Adopt(ctx context.Context, a store.Adoption) (store.Info, error) {
+	req := &storepb.AdoptRequest{Source: a.Source, Name: a.Name, BlockSize: int64(a.BlockSize), Policy: policyToProto(a.Policy)}
+	return call(ctx, c, c.rpc.Adopt, req, infoFromProto, a.Source, a.Name)
+}
+
 // Snapshot implements store.Store.
 func (c *Client) Snapshot(ctx context.Context, image store.ID, name string) (store.Info, error) {
 	req := &storepb.SnapshotRequest{Image: string(image), Name: name}

@@ -35,6 +35,17 @@ func (s *Server) Create(ctx context.Context, r *storepb.CreateRequest) (*storepb
 	return oneInfo(s.full.Create(ctx, specFromProto(r)))
 }
 
+// Adopt implements storepb.StoreServer.
+func (s *Server) Adopt(ctx context.Context, r *storepb.AdoptRequest) (*storepb.Info, error) {
+	adopter, ok := s.full.(store.Adopter)
+	if !ok {
+		return nil, toStatus(fmt.Errorf("adopt %q: this kind of store has no images of others beside its own: %w", r.GetSource(), store.ErrUnsupported))
+	}
+	return oneInfo(adopter.Adopt(ctx, store.Adoption{
+		Source: r.GetSource(), Name: r.GetName(), BlockSize: int(r.GetBlockSize()), Policy: policyFromProto(r.GetPolicy()),
+	}))
+}
+
 // Snapshot implements storepb.StoreServer.
 func (s *Server) Snapshot(ctx context.Context, r *storepb.SnapshotRequest) (*storepb.Info, error) {
 	return oneInfo(s.full.Snapshot(ctx, store.ID(r.GetImage()), r.GetName()))

@@ -316,6 +316,74 @@ func (x *CreateRequest) GetLimits() *Limits {
 	return nil
 }
 
+type AdoptRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Source        string                 `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	BlockSize     int64                  `protobuf:"varint,3,opt,name=block_size,json=blockSize,proto3" json:"block_size,omitempty"`
+	Policy        *Policy                `protobuf:"bytes,4,opt,name=policy,proto3" json:"policy,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdoptRequest) Reset() {
+	*x = AdoptRequest{}
+	mi := &file_strata_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdoptRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdoptRequest) ProtoMessage() {}
+
+func (x *AdoptRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_strata_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdoptRequest.ProtoReflect.Descriptor instead.
+func (*AdoptRequest) Descriptor() ([]byte, []int) {
+	return file_strata_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *AdoptRequest) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *AdoptRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AdoptRequest) GetBlockSize() int64 {
+	if x != nil {
+		return x.BlockSize
+	}
+	return 0
+}
+
+func (x *AdoptRequest) GetPolicy() *Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
 type SnapshotRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Image         string                 `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
@@ -326,7 +394,7 @@ type SnapshotRequest struct {
 
 func (x *SnapshotRequest) Reset() {
 	*x = SnapshotRequest{}
-	mi := &file_strata_proto_msgTypes[5]
+	mi := &file_strata_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -338,7 +406,7 @@ func (x *SnapshotRequest) String() string {
 func (*SnapshotRequest) ProtoMessage() {}
 
 func (x *SnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[5]
+	mi := &file_strata_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -351,7 +419,7 @@ func (x *SnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRequest.ProtoReflect.Descriptor instead.
 func (*SnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{5}
+	return file_strata_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *SnapshotRequest) GetImage() string {
@@ -377,7 +445,7 @@ type LookupRequest struct {
 
 func (x *LookupRequest) Reset() {
 	*x = LookupRequest{}
-	mi := &file_strata_proto_msgTypes[6]
+	mi := &file_strata_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -389,7 +457,7 @@ func (x *LookupRequest) String() string {
 func (*LookupRequest) ProtoMessage() {}
 
 func (x *LookupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[6]
+	mi := &file_strata_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -402,7 +470,7 @@ func (x *LookupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupRequest.ProtoReflect.Descriptor instead.
 func (*LookupRequest) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{6}
+	return file_strata_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *LookupRequest) GetRef() string {
@@ -420,7 +488,7 @@ type WalkRequest struct {
 
 func (x *WalkRequest) Reset() {
 	*x = WalkRequest{}
-	mi := &file_strata_proto_msgTypes[7]
+	mi := &file_strata_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -432,7 +500,7 @@ func (x *WalkRequest) String() string {
 func (*WalkRequest) ProtoMessage() {}
 
 func (x *WalkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[7]
+	mi := &file_strata_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -445,7 +513,7 @@ func (x *WalkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WalkRequest.ProtoReflect.Descriptor instead.
 func (*WalkRequest) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{7}
+	return file_strata_proto_rawDescGZIP(), []int{8}
 }
 
 type ResizeRequest struct {
@@ -458,7 +526,7 @@ type ResizeRequest struct {
 
 func (x *ResizeRequest) Reset() {
 	*x = ResizeRequest{}
-	mi := &file_strata_proto_msgTypes[8]
+	mi := &file_strata_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -470,7 +538,7 @@ func (x *ResizeRequest) String() string {
 func (*ResizeRequest) ProtoMessage() {}
 
 func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[8]
+	mi := &file_strata_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -483,7 +551,7 @@ func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeRequest) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{8}
+	return file_strata_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ResizeRequest) GetImage() string {
@@ -513,7 +581,7 @@ type ModifyRequest struct {
 
 func (x *ModifyRequest) Reset() {
 	*x = ModifyRequest{}
-	mi := &file_strata_proto_msgTypes[9]
+	mi := &file_strata_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -525,7 +593,7 @@ func (x *ModifyRequest) String() string {
 func (*ModifyRequest) ProtoMessage() {}
 
 func (x *ModifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[9]
+	mi := &file_strata_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -538,7 +606,7 @@ func (x *ModifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModifyRequest.ProtoReflect.Descriptor instead.
 func (*ModifyRequest) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{9}
+	return file_strata_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ModifyRequest) GetImage() string {
@@ -579,7 +647,7 @@ type RevertRequest struct {
 
 func (x *RevertRequest) Reset() {
 	*x = RevertRequest{}
-	mi := &file_strata_proto_msgTypes[10]
+	mi := &file_strata_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -591,7 +659,7 @@ func (x *RevertRequest) String() string {
 func (*RevertRequest) ProtoMessage() {}
 
 func (x *RevertRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[10]
+	mi := &file_strata_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -604,7 +672,7 @@ func (x *RevertRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevertRequest.ProtoReflect.Descriptor instead.
 func (*RevertRequest) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{10}
+	return file_strata_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RevertRequest) GetImage() string {
@@ -651,7 +719,7 @@ type Info struct {
 
 func (x *Info) Reset() {
 	*x = Info{}
-	mi := &file_strata_proto_msgTypes[11]
+	mi := &file_strata_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -663,7 +731,7 @@ func (x *Info) String() string {
 func (*Info) ProtoMessage() {}
 
 func (x *Info) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[11]
+	mi := &file_strata_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -676,7 +744,7 @@ func (x *Info) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Info.ProtoReflect.Descriptor instead.
 func (*Info) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{11}
+	return file_strata_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Info) GetId() string {
@@ -842,7 +910,7 @@ type InfoPage struct {
 
 func (x *InfoPage) Reset() {
 	*x = InfoPage{}
-	mi := &file_strata_proto_msgTypes[12]
+	mi := &file_strata_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -854,7 +922,7 @@ func (x *InfoPage) String() string {
 func (*InfoPage) ProtoMessage() {}
 
 func (x *InfoPage) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[12]
+	mi := &file_strata_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -867,7 +935,7 @@ func (x *InfoPage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InfoPage.ProtoReflect.Descriptor instead.
 func (*InfoPage) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{12}
+	return file_strata_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *InfoPage) GetItems() []*Info {
@@ -891,7 +959,7 @@ type UsageReply struct {
 
 func (x *UsageReply) Reset() {
 	*x = UsageReply{}
-	mi := &file_strata_proto_msgTypes[13]
+	mi := &file_strata_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -903,7 +971,7 @@ func (x *UsageReply) String() string {
 func (*UsageReply) ProtoMessage() {}
 
 func (x *UsageReply) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[13]
+	mi := &file_strata_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -916,7 +984,7 @@ func (x *UsageReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageReply.ProtoReflect.Descriptor instead.
 func (*UsageReply) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{13}
+	return file_strata_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *UsageReply) GetId() string {
@@ -971,7 +1039,7 @@ type DiffRequest struct {
 
 func (x *DiffRequest) Reset() {
 	*x = DiffRequest{}
-	mi := &file_strata_proto_msgTypes[14]
+	mi := &file_strata_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -983,7 +1051,7 @@ func (x *DiffRequest) String() string {
 func (*DiffRequest) ProtoMessage() {}
 
 func (x *DiffRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[14]
+	mi := &file_strata_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -996,7 +1064,7 @@ func (x *DiffRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffRequest.ProtoReflect.Descriptor instead.
 func (*DiffRequest) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{14}
+	return file_strata_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DiffRequest) GetFrom() string {
@@ -1026,7 +1094,7 @@ type ExtentsRequest struct {
 
 func (x *ExtentsRequest) Reset() {
 	*x = ExtentsRequest{}
-	mi := &file_strata_proto_msgTypes[15]
+	mi := &file_strata_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1038,7 +1106,7 @@ func (x *ExtentsRequest) String() string {
 func (*ExtentsRequest) ProtoMessage() {}
 
 func (x *ExtentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[15]
+	mi := &file_strata_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1051,7 +1119,7 @@ func (x *ExtentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsRequest.ProtoReflect.Descriptor instead.
 func (*ExtentsRequest) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{15}
+	return file_strata_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ExtentsRequest) GetId() string {
@@ -1096,7 +1164,7 @@ type Extent struct {
 
 func (x *Extent) Reset() {
 	*x = Extent{}
-	mi := &file_strata_proto_msgTypes[16]
+	mi := &file_strata_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1108,7 +1176,7 @@ func (x *Extent) String() string {
 func (*Extent) ProtoMessage() {}
 
 func (x *Extent) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[16]
+	mi := &file_strata_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1121,7 +1189,7 @@ func (x *Extent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Extent.ProtoReflect.Descriptor instead.
 func (*Extent) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{16}
+	return file_strata_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Extent) GetOffset() int64 {
@@ -1175,7 +1243,7 @@ type ExtentPage struct {
 
 func (x *ExtentPage) Reset() {
 	*x = ExtentPage{}
-	mi := &file_strata_proto_msgTypes[17]
+	mi := &file_strata_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1187,7 +1255,7 @@ func (x *ExtentPage) String() string {
 func (*ExtentPage) ProtoMessage() {}
 
 func (x *ExtentPage) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[17]
+	mi := &file_strata_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1200,7 +1268,7 @@ func (x *ExtentPage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentPage.ProtoReflect.Descriptor instead.
 func (*ExtentPage) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{17}
+	return file_strata_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ExtentPage) GetItems() []*Extent {
@@ -1220,7 +1288,7 @@ type CheckRequest struct {
 
 func (x *CheckRequest) Reset() {
 	*x = CheckRequest{}
-	mi := &file_strata_proto_msgTypes[18]
+	mi := &file_strata_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1232,7 +1300,7 @@ func (x *CheckRequest) String() string {
 func (*CheckRequest) ProtoMessage() {}
 
 func (x *CheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[18]
+	mi := &file_strata_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1245,7 +1313,7 @@ func (x *CheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckRequest.ProtoReflect.Descriptor instead.
 func (*CheckRequest) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{18}
+	return file_strata_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CheckRequest) GetDeep() bool {
@@ -1266,7 +1334,7 @@ type Problem struct {
 
 func (x *Problem) Reset() {
 	*x = Problem{}
-	mi := &file_strata_proto_msgTypes[19]
+	mi := &file_strata_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1278,7 +1346,7 @@ func (x *Problem) String() string {
 func (*Problem) ProtoMessage() {}
 
 func (x *Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[19]
+	mi := &file_strata_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1291,7 +1359,7 @@ func (x *Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Problem.ProtoReflect.Descriptor instead.
 func (*Problem) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{19}
+	return file_strata_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Problem) GetObject() string {
@@ -1324,7 +1392,7 @@ type ProblemPage struct {
 
 func (x *ProblemPage) Reset() {
 	*x = ProblemPage{}
-	mi := &file_strata_proto_msgTypes[20]
+	mi := &file_strata_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1336,7 +1404,7 @@ func (x *ProblemPage) String() string {
 func (*ProblemPage) ProtoMessage() {}
 
 func (x *ProblemPage) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[20]
+	mi := &file_strata_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1349,7 +1417,7 @@ func (x *ProblemPage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProblemPage.ProtoReflect.Descriptor instead.
 func (*ProblemPage) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{20}
+	return file_strata_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ProblemPage) GetItems() []*Problem {
@@ -1367,7 +1435,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_strata_proto_msgTypes[21]
+	mi := &file_strata_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1379,7 +1447,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[21]
+	mi := &file_strata_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1392,7 +1460,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{21}
+	return file_strata_proto_rawDescGZIP(), []int{22}
 }
 
 type StatusReply struct {
@@ -1416,7 +1484,7 @@ type StatusReply struct {
 
 func (x *StatusReply) Reset() {
 	*x = StatusReply{}
-	mi := &file_strata_proto_msgTypes[22]
+	mi := &file_strata_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1428,7 +1496,7 @@ func (x *StatusReply) String() string {
 func (*StatusReply) ProtoMessage() {}
 
 func (x *StatusReply) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[22]
+	mi := &file_strata_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1441,7 +1509,7 @@ func (x *StatusReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusReply.ProtoReflect.Descriptor instead.
 func (*StatusReply) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{22}
+	return file_strata_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *StatusReply) GetUuid() string {
@@ -1547,7 +1615,7 @@ type PublishRequest struct {
 
 func (x *PublishRequest) Reset() {
 	*x = PublishRequest{}
-	mi := &file_strata_proto_msgTypes[23]
+	mi := &file_strata_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1559,7 +1627,7 @@ func (x *PublishRequest) String() string {
 func (*PublishRequest) ProtoMessage() {}
 
 func (x *PublishRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[23]
+	mi := &file_strata_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1572,7 +1640,7 @@ func (x *PublishRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishRequest.ProtoReflect.Descriptor instead.
 func (*PublishRequest) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{23}
+	return file_strata_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PublishRequest) GetId() string {
@@ -1607,7 +1675,7 @@ type UnpublishRequest struct {
 
 func (x *UnpublishRequest) Reset() {
 	*x = UnpublishRequest{}
-	mi := &file_strata_proto_msgTypes[24]
+	mi := &file_strata_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1619,7 +1687,7 @@ func (x *UnpublishRequest) String() string {
 func (*UnpublishRequest) ProtoMessage() {}
 
 func (x *UnpublishRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[24]
+	mi := &file_strata_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1632,7 +1700,7 @@ func (x *UnpublishRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnpublishRequest.ProtoReflect.Descriptor instead.
 func (*UnpublishRequest) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{24}
+	return file_strata_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *UnpublishRequest) GetId() string {
@@ -1666,7 +1734,7 @@ type Publication struct {
 
 func (x *Publication) Reset() {
 	*x = Publication{}
-	mi := &file_strata_proto_msgTypes[25]
+	mi := &file_strata_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1678,7 +1746,7 @@ func (x *Publication) String() string {
 func (*Publication) ProtoMessage() {}
 
 func (x *Publication) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[25]
+	mi := &file_strata_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1691,7 +1759,7 @@ func (x *Publication) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Publication.ProtoReflect.Descriptor instead.
 func (*Publication) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{25}
+	return file_strata_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Publication) GetId() string {
@@ -1752,7 +1820,7 @@ type PublicationPage struct {
 
 func (x *PublicationPage) Reset() {
 	*x = PublicationPage{}
-	mi := &file_strata_proto_msgTypes[26]
+	mi := &file_strata_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1764,7 +1832,7 @@ func (x *PublicationPage) String() string {
 func (*PublicationPage) ProtoMessage() {}
 
 func (x *PublicationPage) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[26]
+	mi := &file_strata_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1777,7 +1845,7 @@ func (x *PublicationPage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublicationPage.ProtoReflect.Descriptor instead.
 func (*PublicationPage) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{26}
+	return file_strata_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PublicationPage) GetItems() []*Publication {
@@ -1797,7 +1865,7 @@ type NoteRequest struct {
 
 func (x *NoteRequest) Reset() {
 	*x = NoteRequest{}
-	mi := &file_strata_proto_msgTypes[27]
+	mi := &file_strata_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1809,7 +1877,7 @@ func (x *NoteRequest) String() string {
 func (*NoteRequest) ProtoMessage() {}
 
 func (x *NoteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[27]
+	mi := &file_strata_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1822,7 +1890,7 @@ func (x *NoteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NoteRequest.ProtoReflect.Descriptor instead.
 func (*NoteRequest) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{27}
+	return file_strata_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *NoteRequest) GetKey() []byte {
@@ -1841,7 +1909,7 @@ type NoteReply struct {
 
 func (x *NoteReply) Reset() {
 	*x = NoteReply{}
-	mi := &file_strata_proto_msgTypes[28]
+	mi := &file_strata_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1853,7 +1921,7 @@ func (x *NoteReply) String() string {
 func (*NoteReply) ProtoMessage() {}
 
 func (x *NoteReply) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[28]
+	mi := &file_strata_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1866,7 +1934,7 @@ func (x *NoteReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NoteReply.ProtoReflect.Descriptor instead.
 func (*NoteReply) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{28}
+	return file_strata_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *NoteReply) GetValue() []byte {
@@ -1888,7 +1956,7 @@ type SwapNoteRequest struct {
 
 func (x *SwapNoteRequest) Reset() {
 	*x = SwapNoteRequest{}
-	mi := &file_strata_proto_msgTypes[29]
+	mi := &file_strata_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1900,7 +1968,7 @@ func (x *SwapNoteRequest) String() string {
 func (*SwapNoteRequest) ProtoMessage() {}
 
 func (x *SwapNoteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[29]
+	mi := &file_strata_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1913,7 +1981,7 @@ func (x *SwapNoteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SwapNoteRequest.ProtoReflect.Descriptor instead.
 func (*SwapNoteRequest) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{29}
+	return file_strata_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SwapNoteRequest) GetKey() []byte {
@@ -1946,7 +2014,7 @@ type NotesRequest struct {
 
 func (x *NotesRequest) Reset() {
 	*x = NotesRequest{}
-	mi := &file_strata_proto_msgTypes[30]
+	mi := &file_strata_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1958,7 +2026,7 @@ func (x *NotesRequest) String() string {
 func (*NotesRequest) ProtoMessage() {}
 
 func (x *NotesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[30]
+	mi := &file_strata_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1971,7 +2039,7 @@ func (x *NotesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotesRequest.ProtoReflect.Descriptor instead.
 func (*NotesRequest) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{30}
+	return file_strata_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *NotesRequest) GetPrefix() []byte {
@@ -1991,7 +2059,7 @@ type NoteItem struct {
 
 func (x *NoteItem) Reset() {
 	*x = NoteItem{}
-	mi := &file_strata_proto_msgTypes[31]
+	mi := &file_strata_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2003,7 +2071,7 @@ func (x *NoteItem) String() string {
 func (*NoteItem) ProtoMessage() {}
 
 func (x *NoteItem) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[31]
+	mi := &file_strata_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2016,7 +2084,7 @@ func (x *NoteItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NoteItem.ProtoReflect.Descriptor instead.
 func (*NoteItem) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{31}
+	return file_strata_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *NoteItem) GetKey() []byte {
@@ -2042,7 +2110,7 @@ type NotePage struct {
 
 func (x *NotePage) Reset() {
 	*x = NotePage{}
-	mi := &file_strata_proto_msgTypes[32]
+	mi := &file_strata_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2054,7 +2122,7 @@ func (x *NotePage) String() string {
 func (*NotePage) ProtoMessage() {}
 
 func (x *NotePage) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[32]
+	mi := &file_strata_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2067,7 +2135,7 @@ func (x *NotePage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotePage.ProtoReflect.Descriptor instead.
 func (*NotePage) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{32}
+	return file_strata_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *NotePage) GetItems() []*NoteItem {
@@ -2085,7 +2153,7 @@ type JobsRequest struct {
 
 func (x *JobsRequest) Reset() {
 	*x = JobsRequest{}
-	mi := &file_strata_proto_msgTypes[33]
+	mi := &file_strata_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2097,7 +2165,7 @@ func (x *JobsRequest) String() string {
 func (*JobsRequest) ProtoMessage() {}
 
 func (x *JobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[33]
+	mi := &file_strata_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2110,7 +2178,7 @@ func (x *JobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobsRequest.ProtoReflect.Descriptor instead.
 func (*JobsRequest) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{33}
+	return file_strata_proto_rawDescGZIP(), []int{34}
 }
 
 type ScrubRequest struct {
@@ -2121,7 +2189,7 @@ type ScrubRequest struct {
 
 func (x *ScrubRequest) Reset() {
 	*x = ScrubRequest{}
-	mi := &file_strata_proto_msgTypes[34]
+	mi := &file_strata_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2133,7 +2201,7 @@ func (x *ScrubRequest) String() string {
 func (*ScrubRequest) ProtoMessage() {}
 
 func (x *ScrubRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[34]
+	mi := &file_strata_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2146,7 +2214,7 @@ func (x *ScrubRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScrubRequest.ProtoReflect.Descriptor instead.
 func (*ScrubRequest) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{34}
+	return file_strata_proto_rawDescGZIP(), []int{35}
 }
 
 type JobRequest struct {
@@ -2158,7 +2226,7 @@ type JobRequest struct {
 
 func (x *JobRequest) Reset() {
 	*x = JobRequest{}
-	mi := &file_strata_proto_msgTypes[35]
+	mi := &file_strata_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2170,7 +2238,7 @@ func (x *JobRequest) String() string {
 func (*JobRequest) ProtoMessage() {}
 
 func (x *JobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[35]
+	mi := &file_strata_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2183,7 +2251,7 @@ func (x *JobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobRequest.ProtoReflect.Descriptor instead.
 func (*JobRequest) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{35}
+	return file_strata_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *JobRequest) GetJob() string {
@@ -2210,7 +2278,7 @@ type Job struct {
 
 func (x *Job) Reset() {
 	*x = Job{}
-	mi := &file_strata_proto_msgTypes[36]
+	mi := &file_strata_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2222,7 +2290,7 @@ func (x *Job) String() string {
 func (*Job) ProtoMessage() {}
 
 func (x *Job) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[36]
+	mi := &file_strata_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2235,7 +2303,7 @@ func (x *Job) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Job.ProtoReflect.Descriptor instead.
 func (*Job) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{36}
+	return file_strata_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Job) GetId() string {
@@ -2310,7 +2378,7 @@ type JobPage struct {
 
 func (x *JobPage) Reset() {
 	*x = JobPage{}
-	mi := &file_strata_proto_msgTypes[37]
+	mi := &file_strata_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2322,7 +2390,7 @@ func (x *JobPage) String() string {
 func (*JobPage) ProtoMessage() {}
 
 func (x *JobPage) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[37]
+	mi := &file_strata_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2335,7 +2403,7 @@ func (x *JobPage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobPage.ProtoReflect.Descriptor instead.
 func (*JobPage) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{37}
+	return file_strata_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *JobPage) GetItems() []*Job {
@@ -2353,7 +2421,7 @@ type EndpointsRequest struct {
 
 func (x *EndpointsRequest) Reset() {
 	*x = EndpointsRequest{}
-	mi := &file_strata_proto_msgTypes[38]
+	mi := &file_strata_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2365,7 +2433,7 @@ func (x *EndpointsRequest) String() string {
 func (*EndpointsRequest) ProtoMessage() {}
 
 func (x *EndpointsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[38]
+	mi := &file_strata_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2378,7 +2446,7 @@ func (x *EndpointsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointsRequest.ProtoReflect.Descriptor instead.
 func (*EndpointsRequest) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{38}
+	return file_strata_proto_rawDescGZIP(), []int{39}
 }
 
 type EndpointsReply struct {
@@ -2392,7 +2460,7 @@ type EndpointsReply struct {
 
 func (x *EndpointsReply) Reset() {
 	*x = EndpointsReply{}
-	mi := &file_strata_proto_msgTypes[39]
+	mi := &file_strata_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2404,7 +2472,7 @@ func (x *EndpointsReply) String() string {
 func (*EndpointsReply) ProtoMessage() {}
 
 func (x *EndpointsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_strata_proto_msgTypes[39]
+	mi := &file_strata_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2417,7 +2485,7 @@ func (x *EndpointsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointsReply.ProtoReflect.Descriptor instead.
 func (*EndpointsReply) Descriptor() ([]byte, []int) {
-	return file_strata_proto_rawDescGZIP(), []int{39}
+	return file_strata_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *EndpointsReply) GetNbd() []string {
@@ -2450,7 +2518,13 @@ const file_strata_proto_rawDesc = "" +
 	"\x06policy\x18\x05 \x01(\v2\x17.strata.store.v1.PolicyR\x06policy\x12\x16\n" +
 	"\x06digest\x18\x06 \x01(\fR\x06digest\x12\x18\n" +
 	"\aflatten\x18\a \x01(\bR\aflatten\x12/\n" +
-	"\x06limits\x18\b \x01(\v2\x17.strata.store.v1.LimitsR\x06limits\";\n" +
+	"\x06limits\x18\b \x01(\v2\x17.strata.store.v1.LimitsR\x06limits\"\x8a\x01\n" +
+	"\fAdoptRequest\x12\x16\n" +
+	"\x06source\x18\x01 \x01(\tR\x06source\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
+	"\n" +
+	"block_size\x18\x03 \x01(\x03R\tblockSize\x12/\n" +
+	"\x06policy\x18\x04 \x01(\v2\x17.strata.store.v1.PolicyR\x06policy\";\n" +
 	"\x0fSnapshotRequest\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"!\n" +
@@ -2599,9 +2673,10 @@ const file_strata_proto_rawDesc = "" +
 	"\x05items\x18\x01 \x03(\v2\x14.strata.store.v1.JobR\x05items\"\x12\n" +
 	"\x10EndpointsRequest\"\"\n" +
 	"\x0eEndpointsReply\x12\x10\n" +
-	"\x03nbd\x18\x01 \x03(\tR\x03nbd2\x9d\x10\n" +
+	"\x03nbd\x18\x01 \x03(\tR\x03nbd2\xdc\x10\n" +
 	"\x05Store\x12?\n" +
-	"\x06Create\x12\x1e.strata.store.v1.CreateRequest\x1a\x15.strata.store.v1.Info\x12C\n" +
+	"\x06Create\x12\x1e.strata.store.v1.CreateRequest\x1a\x15.strata.store.v1.Info\x12=\n" +
+	"\x05Adopt\x12\x1d.strata.store.v1.AdoptRequest\x1a\x15.strata.store.v1.Info\x12C\n" +
 	"\bSnapshot\x12 .strata.store.v1.SnapshotRequest\x1a\x15.strata.store.v1.Info\x12=\n" +
 	"\x04Stat\x12\x1e.strata.store.v1.ObjectRequest\x1a\x15.strata.store.v1.Info\x12?\n" +
 	"\x06Lookup\x12\x1e.strata.store.v1.LookupRequest\x1a\x15.strata.store.v1.Info\x12A\n" +
@@ -2645,131 +2720,135 @@ func file_strata_proto_rawDescGZIP() []byte {
 	return file_strata_proto_rawDescData
 }
 
-var file_strata_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_strata_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_strata_proto_goTypes = []any{
 	(*Empty)(nil),                 // 0: strata.store.v1.Empty
 	(*ObjectRequest)(nil),         // 1: strata.store.v1.ObjectRequest
 	(*Policy)(nil),                // 2: strata.store.v1.Policy
 	(*Limits)(nil),                // 3: strata.store.v1.Limits
 	(*CreateRequest)(nil),         // 4: strata.store.v1.CreateRequest
-	(*SnapshotRequest)(nil),       // 5: strata.store.v1.SnapshotRequest
-	(*LookupRequest)(nil),         // 6: strata.store.v1.LookupRequest
-	(*WalkRequest)(nil),           // 7: strata.store.v1.WalkRequest
-	(*ResizeRequest)(nil),         // 8: strata.store.v1.ResizeRequest
-	(*ModifyRequest)(nil),         // 9: strata.store.v1.ModifyRequest
-	(*RevertRequest)(nil),         // 10: strata.store.v1.RevertRequest
-	(*Info)(nil),                  // 11: strata.store.v1.Info
-	(*InfoPage)(nil),              // 12: strata.store.v1.InfoPage
-	(*UsageReply)(nil),            // 13: strata.store.v1.UsageReply
-	(*DiffRequest)(nil),           // 14: strata.store.v1.DiffRequest
-	(*ExtentsRequest)(nil),        // 15: strata.store.v1.ExtentsRequest
-	(*Extent)(nil),                // 16: strata.store.v1.Extent
-	(*ExtentPage)(nil),            // 17: strata.store.v1.ExtentPage
-	(*CheckRequest)(nil),          // 18: strata.store.v1.CheckRequest
-	(*Problem)(nil),               // 19: strata.store.v1.Problem
-	(*ProblemPage)(nil),           // 20: strata.store.v1.ProblemPage
-	(*StatusRequest)(nil),         // 21: strata.store.v1.StatusRequest
-	(*StatusReply)(nil),           // 22: strata.store.v1.StatusReply
-	(*PublishRequest)(nil),        // 23: strata.store.v1.PublishRequest
-	(*UnpublishRequest)(nil),      // 24: strata.store.v1.UnpublishRequest
-	(*Publication)(nil),           // 25: strata.store.v1.Publication
-	(*PublicationPage)(nil),       // 26: strata.store.v1.PublicationPage
-	(*NoteRequest)(nil),           // 27: strata.store.v1.NoteRequest
-	(*NoteReply)(nil),             // 28: strata.store.v1.NoteReply
-	(*SwapNoteRequest)(nil),       // 29: strata.store.v1.SwapNoteRequest
-	(*NotesRequest)(nil),          // 30: strata.store.v1.NotesRequest
-	(*NoteItem)(nil),              // 31: strata.store.v1.NoteItem
-	(*NotePage)(nil),              // 32: strata.store.v1.NotePage
-	(*JobsRequest)(nil),           // 33: strata.store.v1.JobsRequest
-	(*ScrubRequest)(nil),          // 34: strata.store.v1.ScrubRequest
-	(*JobRequest)(nil),            // 35: strata.store.v1.JobRequest
-	(*Job)(nil),                   // 36: strata.store.v1.Job
-	(*JobPage)(nil),               // 37: strata.store.v1.JobPage
-	(*EndpointsRequest)(nil),      // 38: strata.store.v1.EndpointsRequest
-	(*EndpointsReply)(nil),        // 39: strata.store.v1.EndpointsReply
-	(*timestamppb.Timestamp)(nil), // 40: google.protobuf.Timestamp
+	(*AdoptRequest)(nil),          // 5: strata.store.v1.AdoptRequest
+	(*SnapshotRequest)(nil),       // 6: strata.store.v1.SnapshotRequest
+	(*LookupRequest)(nil),         // 7: strata.store.v1.LookupRequest
+	(*WalkRequest)(nil),           // 8: strata.store.v1.WalkRequest
+	(*ResizeRequest)(nil),         // 9: strata.store.v1.ResizeRequest
+	(*ModifyRequest)(nil),         // 10: strata.store.v1.ModifyRequest
+	(*RevertRequest)(nil),         // 11: strata.store.v1.RevertRequest
+	(*Info)(nil),                  // 12: strata.store.v1.Info
+	(*InfoPage)(nil),              // 13: strata.store.v1.InfoPage
+	(*UsageReply)(nil),            // 14: strata.store.v1.UsageReply
+	(*DiffRequest)(nil),           // 15: strata.store.v1.DiffRequest
+	(*ExtentsRequest)(nil),        // 16: strata.store.v1.ExtentsRequest
+	(*Extent)(nil),                // 17: strata.store.v1.Extent
+	(*ExtentPage)(nil),            // 18: strata.store.v1.ExtentPage
+	(*CheckRequest)(nil),          // 19: strata.store.v1.CheckRequest
+	(*Problem)(nil),               // 20: strata.store.v1.Problem
+	(*ProblemPage)(nil),           // 21: strata.store.v1.ProblemPage
+	(*StatusRequest)(nil),         // 22: strata.store.v1.StatusRequest
+	(*StatusReply)(nil),           // 23: strata.store.v1.StatusReply
+	(*PublishRequest)(nil),        // 24: strata.store.v1.PublishRequest
+	(*UnpublishRequest)(nil),      // 25: strata.store.v1.UnpublishRequest
+	(*Publication)(nil),           // 26: strata.store.v1.Publication
+	(*PublicationPage)(nil),       // 27: strata.store.v1.PublicationPage
+	(*NoteRequest)(nil),           // 28: strata.store.v1.NoteRequest
+	(*NoteReply)(nil),             // 29: strata.store.v1.NoteReply
+	(*SwapNoteRequest)(nil),       // 30: strata.store.v1.SwapNoteRequest
+	(*NotesRequest)(nil),          // 31: strata.store.v1.NotesRequest
+	(*NoteItem)(nil),              // 32: strata.store.v1.NoteItem
+	(*NotePage)(nil),              // 33: strata.store.v1.NotePage
+	(*JobsRequest)(nil),           // 34: strata.store.v1.JobsRequest
+	(*ScrubRequest)(nil),          // 35: strata.store.v1.ScrubRequest
+	(*JobRequest)(nil),            // 36: strata.store.v1.JobRequest
+	(*Job)(nil),                   // 37: strata.store.v1.Job
+	(*JobPage)(nil),               // 38: strata.store.v1.JobPage
+	(*EndpointsRequest)(nil),      // 39: strata.store.v1.EndpointsRequest
+	(*EndpointsReply)(nil),        // 40: strata.store.v1.EndpointsReply
+	(*timestamppb.Timestamp)(nil), // 41: google.protobuf.Timestamp
 }
 var file_strata_proto_depIdxs = []int32{
 	2,  // 0: strata.store.v1.CreateRequest.policy:type_name -> strata.store.v1.Policy
 	3,  // 1: strata.store.v1.CreateRequest.limits:type_name -> strata.store.v1.Limits
-	2,  // 2: strata.store.v1.ModifyRequest.policy:type_name -> strata.store.v1.Policy
-	3,  // 3: strata.store.v1.ModifyRequest.limits:type_name -> strata.store.v1.Limits
-	2,  // 4: strata.store.v1.Info.policy:type_name -> strata.store.v1.Policy
-	40, // 5: strata.store.v1.Info.created:type_name -> google.protobuf.Timestamp
-	3,  // 6: strata.store.v1.Info.limits:type_name -> strata.store.v1.Limits
-	11, // 7: strata.store.v1.InfoPage.items:type_name -> strata.store.v1.Info
-	16, // 8: strata.store.v1.ExtentPage.items:type_name -> strata.store.v1.Extent
-	19, // 9: strata.store.v1.ProblemPage.items:type_name -> strata.store.v1.Problem
-	36, // 10: strata.store.v1.StatusReply.jobs:type_name -> strata.store.v1.Job
-	19, // 11: strata.store.v1.StatusReply.faulty:type_name -> strata.store.v1.Problem
-	25, // 12: strata.store.v1.PublicationPage.items:type_name -> strata.store.v1.Publication
-	31, // 13: strata.store.v1.NotePage.items:type_name -> strata.store.v1.NoteItem
-	36, // 14: strata.store.v1.JobPage.items:type_name -> strata.store.v1.Job
-	4,  // 15: strata.store.v1.Store.Create:input_type -> strata.store.v1.CreateRequest
-	5,  // 16: strata.store.v1.Store.Snapshot:input_type -> strata.store.v1.SnapshotRequest
-	1,  // 17: strata.store.v1.Store.Stat:input_type -> strata.store.v1.ObjectRequest
-	6,  // 18: strata.store.v1.Store.Lookup:input_type -> strata.store.v1.LookupRequest
-	7,  // 19: strata.store.v1.Store.Walk:input_type -> strata.store.v1.WalkRequest
-	8,  // 20: strata.store.v1.Store.Resize:input_type -> strata.store.v1.ResizeRequest
-	9,  // 21: strata.store.v1.Store.Modify:input_type -> strata.store.v1.ModifyRequest
-	1,  // 22: strata.store.v1.Store.Flatten:input_type -> strata.store.v1.ObjectRequest
-	1,  // 23: strata.store.v1.Store.Remove:input_type -> strata.store.v1.ObjectRequest
-	10, // 24: strata.store.v1.Store.Revert:input_type -> strata.store.v1.RevertRequest
-	1,  // 25: strata.store.v1.Store.Usage:input_type -> strata.store.v1.ObjectRequest
-	14, // 26: strata.store.v1.Store.Diff:input_type -> strata.store.v1.DiffRequest
-	15, // 27: strata.store.v1.Store.Extents:input_type -> strata.store.v1.ExtentsRequest
-	1,  // 28: strata.store.v1.Store.Children:input_type -> strata.store.v1.ObjectRequest
-	18, // 29: strata.store.v1.Store.Check:input_type -> strata.store.v1.CheckRequest
-	21, // 30: strata.store.v1.Store.Status:input_type -> strata.store.v1.StatusRequest
-	23, // 31: strata.store.v1.Store.Publish:input_type -> strata.store.v1.PublishRequest
-	24, // 32: strata.store.v1.Store.Unpublish:input_type -> strata.store.v1.UnpublishRequest
-	1,  // 33: strata.store.v1.Store.Publications:input_type -> strata.store.v1.ObjectRequest
-	27, // 34: strata.store.v1.Store.Note:input_type -> strata.store.v1.NoteRequest
-	29, // 35: strata.store.v1.Store.SwapNote:input_type -> strata.store.v1.SwapNoteRequest
-	30, // 36: strata.store.v1.Store.Notes:input_type -> strata.store.v1.NotesRequest
-	33, // 37: strata.store.v1.Store.Jobs:input_type -> strata.store.v1.JobsRequest
-	1,  // 38: strata.store.v1.Store.StartFlatten:input_type -> strata.store.v1.ObjectRequest
-	34, // 39: strata.store.v1.Store.StartScrub:input_type -> strata.store.v1.ScrubRequest
-	35, // 40: strata.store.v1.Store.WatchJob:input_type -> strata.store.v1.JobRequest
-	35, // 41: strata.store.v1.Store.PauseJob:input_type -> strata.store.v1.JobRequest
-	35, // 42: strata.store.v1.Store.ResumeJob:input_type -> strata.store.v1.JobRequest
-	35, // 43: strata.store.v1.Store.CancelJob:input_type -> strata.store.v1.JobRequest
-	38, // 44: strata.store.v1.Store.Endpoints:input_type -> strata.store.v1.EndpointsRequest
-	11, // 45: strata.store.v1.Store.Create:output_type -> strata.store.v1.Info
-	11, // 46: strata.store.v1.Store.Snapshot:output_type -> strata.store.v1.Info
-	11, // 47: strata.store.v1.Store.Stat:output_type -> strata.store.v1.Info
-	11, // 48: strata.store.v1.Store.Lookup:output_type -> strata.store.v1.Info
-	12, // 49: strata.store.v1.Store.Walk:output_type -> strata.store.v1.InfoPage
-	11, // 50: strata.store.v1.Store.Resize:output_type -> strata.store.v1.Info
-	11, // 51: strata.store.v1.Store.Modify:output_type -> strata.store.v1.Info
-	36, // 52: strata.store.v1.Store.Flatten:output_type -> strata.store.v1.Job
-	0,  // 53: strata.store.v1.Store.Remove:output_type -> strata.store.v1.Empty
-	0,  // 54: strata.store.v1.Store.Revert:output_type -> strata.store.v1.Empty
-	13, // 55: strata.store.v1.Store.Usage:output_type -> strata.store.v1.UsageReply
-	17, // 56: strata.store.v1.Store.Diff:output_type -> strata.store.v1.ExtentPage
-	17, // 57: strata.store.v1.Store.Extents:output_type -> strata.store.v1.ExtentPage
-	12, // 58: strata.store.v1.Store.Children:output_type -> strata.store.v1.InfoPage
-	20, // 59: strata.store.v1.Store.Check:output_type -> strata.store.v1.ProblemPage
-	22, // 60: strata.store.v1.Store.Status:output_type -> strata.store.v1.StatusReply
-	25, // 61: strata.store.v1.Store.Publish:output_type -> strata.store.v1.Publication
-	0,  // 62: strata.store.v1.Store.Unpublish:output_type -> strata.store.v1.Empty
-	26, // 63: strata.store.v1.Store.Publications:output_type -> strata.store.v1.PublicationPage
-	28, // 64: strata.store.v1.Store.Note:output_type -> strata.store.v1.NoteReply
-	0,  // 65: strata.store.v1.Store.SwapNote:output_type -> strata.store.v1.Empty
-	32, // 66: strata.store.v1.Store.Notes:output_type -> strata.store.v1.NotePage
-	37, // 67: strata.store.v1.Store.Jobs:output_type -> strata.store.v1.JobPage
-	36, // 68: strata.store.v1.Store.StartFlatten:output_type -> strata.store.v1.Job
-	36, // 69: strata.store.v1.Store.StartScrub:output_type -> strata.store.v1.Job
-	36, // 70: strata.store.v1.Store.WatchJob:output_type -> strata.store.v1.Job
-	0,  // 71: strata.store.v1.Store.PauseJob:output_type -> strata.store.v1.Empty
-	0,  // 72: strata.store.v1.Store.ResumeJob:output_type -> strata.store.v1.Empty
-	0,  // 73: strata.store.v1.Store.CancelJob:output_type -> strata.store.v1.Empty
-	39, // 74: strata.store.v1.Store.Endpoints:output_type -> strata.store.v1.EndpointsReply
-	45, // [45:75] is the sub-list for method output_type
-	15, // [15:45] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	2,  // 2: strata.store.v1.AdoptRequest.policy:type_name -> strata.store.v1.Policy
+	2,  // 3: strata.store.v1.ModifyRequest.policy:type_name -> strata.store.v1.Policy
+	3,  // 4: strata.store.v1.ModifyRequest.limits:type_name -> strata.store.v1.Limits
+	2,  // 5: strata.store.v1.Info.policy:type_name -> strata.store.v1.Policy
+	41, // 6: strata.store.v1.Info.created:type_name -> google.protobuf.Timestamp
+	3,  // 7: strata.store.v1.Info.limits:type_name -> strata.store.v1.Limits
+	12, // 8: strata.store.v1.InfoPage.items:type_name -> strata.store.v1.Info
+	17, // 9: strata.store.v1.ExtentPage.items:type_name -> strata.store.v1.Extent
+	20, // 10: strata.store.v1.ProblemPage.items:type_name -> strata.store.v1.Problem
+	37, // 11: strata.store.v1.StatusReply.jobs:type_name -> strata.store.v1.Job
+	20, // 12: strata.store.v1.StatusReply.faulty:type_name -> strata.store.v1.Problem
+	26, // 13: strata.store.v1.PublicationPage.items:type_name -> strata.store.v1.Publication
+	32, // 14: strata.store.v1.NotePage.items:type_name -> strata.store.v1.NoteItem
+	37, // 15: strata.store.v1.JobPage.items:type_name -> strata.store.v1.Job
+	4,  // 16: strata.store.v1.Store.Create:input_type -> strata.store.v1.CreateRequest
+	5,  // 17: strata.store.v1.Store.Adopt:input_type -> strata.store.v1.AdoptRequest
+	6,  // 18: strata.store.v1.Store.Snapshot:input_type -> strata.store.v1.SnapshotRequest
+	1,  // 19: strata.store.v1.Store.Stat:input_type -> strata.store.v1.ObjectRequest
+	7,  // 20: strata.store.v1.Store.Lookup:input_type -> strata.store.v1.LookupRequest
+	8,  // 21: strata.store.v1.Store.Walk:input_type -> strata.store.v1.WalkRequest
+	9,  // 22: strata.store.v1.Store.Resize:input_type -> strata.store.v1.ResizeRequest
+	10, // 23: strata.store.v1.Store.Modify:input_type -> strata.store.v1.ModifyRequest
+	1,  // 24: strata.store.v1.Store.Flatten:input_type -> strata.store.v1.ObjectRequest
+	1,  // 25: strata.store.v1.Store.Remove:input_type -> strata.store.v1.ObjectRequest
+	11, // 26: strata.store.v1.Store.Revert:input_type -> strata.store.v1.RevertRequest
+	1,  // 27: strata.store.v1.Store.Usage:input_type -> strata.store.v1.ObjectRequest
+	15, // 28: strata.store.v1.Store.Diff:input_type -> strata.store.v1.DiffRequest
+	16, // 29: strata.store.v1.Store.Extents:input_type -> strata.store.v1.ExtentsRequest
+	1,  // 30: strata.store.v1.Store.Children:input_type -> strata.store.v1.ObjectRequest
+	19, // 31: strata.store.v1.Store.Check:input_type -> strata.store.v1.CheckRequest
+	22, // 32: strata.store.v1.Store.Status:input_type -> strata.store.v1.StatusRequest
+	24, // 33: strata.store.v1.Store.Publish:input_type -> strata.store.v1.PublishRequest
+	25, // 34: strata.store.v1.Store.Unpublish:input_type -> strata.store.v1.UnpublishRequest
+	1,  // 35: strata.store.v1.Store.Publications:input_type -> strata.store.v1.ObjectRequest
+	28, // 36: strata.store.v1.Store.Note:input_type -> strata.store.v1.NoteRequest
+	30, // 37: strata.store.v1.Store.SwapNote:input_type -> strata.store.v1.SwapNoteRequest
+	31, // 38: strata.store.v1.Store.Notes:input_type -> strata.store.v1.NotesRequest
+	34, // 39: strata.store.v1.Store.Jobs:input_type -> strata.store.v1.JobsRequest
+	1,  // 40: strata.store.v1.Store.StartFlatten:input_type -> strata.store.v1.ObjectRequest
+	35, // 41: strata.store.v1.Store.StartScrub:input_type -> strata.store.v1.ScrubRequest
+	36, // 42: strata.store.v1.Store.WatchJob:input_type -> strata.store.v1.JobRequest
+	36, // 43: strata.store.v1.Store.PauseJob:input_type -> strata.store.v1.JobRequest
+	36, // 44: strata.store.v1.Store.ResumeJob:input_type -> strata.store.v1.JobRequest
+	36, // 45: strata.store.v1.Store.CancelJob:input_type -> strata.store.v1.JobRequest
+	39, // 46: strata.store.v1.Store.Endpoints:input_type -> strata.store.v1.EndpointsRequest
+	12, // 47: strata.store.v1.Store.Create:output_type -> strata.store.v1.Info
+	12, // 48: strata.store.v1.Store.Adopt:output_type -> strata.store.v1.Info
+	12, // 49: strata.store.v1.Store.Snapshot:output_type -> strata.store.v1.Info
+	12, // 50: strata.store.v1.Store.Stat:output_type -> strata.store.v1.Info
+	12, // 51: strata.store.v1.Store.Lookup:output_type -> strata.store.v1.Info
+	13, // 52: strata.store.v1.Store.Walk:output_type -> strata.store.v1.InfoPage
+	12, // 53: strata.store.v1.Store.Resize:output_type -> strata.store.v1.Info
+	12, // 54: strata.store.v1.Store.Modify:output_type -> strata.store.v1.Info
+	37, // 55: strata.store.v1.Store.Flatten:output_type -> strata.store.v1.Job
+	0,  // 56: strata.store.v1.Store.Remove:output_type -> strata.store.v1.Empty
+	0,  // 57: strata.store.v1.Store.Revert:output_type -> strata.store.v1.Empty
+	14, // 58: strata.store.v1.Store.Usage:output_type -> strata.store.v1.UsageReply
+	18, // 59: strata.store.v1.Store.Diff:output_type -> strata.store.v1.ExtentPage
+	18, // 60: strata.store.v1.Store.Extents:output_type -> strata.store.v1.ExtentPage
+	13, // 61: strata.store.v1.Store.Children:output_type -> strata.store.v1.InfoPage
+	21, // 62: strata.store.v1.Store.Check:output_type -> strata.store.v1.ProblemPage
+	23, // 63: strata.store.v1.Store.Status:output_type -> strata.store.v1.StatusReply
+	26, // 64: strata.store.v1.Store.Publish:output_type -> strata.store.v1.Publication
+	0,  // 65: strata.store.v1.Store.Unpublish:output_type -> strata.store.v1.Empty
+	27, // 66: strata.store.v1.Store.Publications:output_type -> strata.store.v1.PublicationPage
+	29, // 67: strata.store.v1.Store.Note:output_type -> strata.store.v1.NoteReply
+	0,  // 68: strata.store.v1.Store.SwapNote:output_type -> strata.store.v1.Empty
+	33, // 69: strata.store.v1.Store.Notes:output_type -> strata.store.v1.NotePage
+	38, // 70: strata.store.v1.Store.Jobs:output_type -> strata.store.v1.JobPage
+	37, // 71: strata.store.v1.Store.StartFlatten:output_type -> strata.store.v1.Job
+	37, // 72: strata.store.v1.Store.StartScrub:output_type -> strata.store.v1.Job
+	37, // 73: strata.store.v1.Store.WatchJob:output_type -> strata.store.v1.Job
+	0,  // 74: strata.store.v1.Store.PauseJob:output_type -> strata.store.v1.Empty
+	0,  // 75: strata.store.v1.Store.ResumeJob:output_type -> strata.store.v1.Empty
+	0,  // 76: strata.store.v1.Store.CancelJob:output_type -> strata.store.v1.Empty
+	40, // 77: strata.store.v1.Store.Endpoints:output_type -> strata.store.v1.EndpointsReply
+	47, // [47:78] is the sub-list for method output_type
+	16, // [16:47] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_strata_proto_init() }
@@ -2777,14 +2856,14 @@ func file_strata_proto_init() {
 	if File_strata_proto != nil {
 		return
 	}
-	file_strata_proto_msgTypes[9].OneofWrappers = []any{}
+	file_strata_proto_msgTypes[10].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_strata_proto_rawDesc), len(file_strata_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   40,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

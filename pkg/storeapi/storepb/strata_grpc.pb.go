@@ -27,6 +27,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	Store_Create_FullMethodName       = "/strata.store.v1.Store/Create"
+	Store_Adopt_FullMethodName        = "/strata.store.v1.Store/Adopt"
 	Store_Snapshot_FullMethodName     = "/strata.store.v1.Store/Snapshot"
 	Store_Stat_FullMethodName         = "/strata.store.v1.Store/Stat"
 	Store_Lookup_FullMethodName       = "/strata.store.v1.Store/Lookup"
@@ -66,6 +67,8 @@ const (
 type StoreClient interface {
 	// Images, snapshots and clones.
 	Create(ctx context.Context, in *CreateRequest, opts ...grpc.CallOption) (*Info, error)
+	// Adopt is UNIMPLEMENTED by stores that cannot.
+	Adopt(ctx context.Context, in *AdoptRequest, opts ...grpc.CallOption) (*Info, error)
 	Snapshot(ctx context.Context, in *SnapshotRequest, opts ...grpc.CallOption) (*Info, error)
 	Stat(ctx context.Context, in *ObjectRequest, opts ...grpc.CallOption) (*Info, error)
 	Lookup(ctx context.Context, in *LookupRequest, opts ...grpc.CallOption) (*Info, error)
@@ -122,6 +125,16 @@ func (c *storeClient) Create(ctx context.Context, in *CreateRequest, opts ...grp
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Info)
 	err := c.cc.Invoke(ctx, Store_Create_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *storeClient) Adopt(ctx context.Context, in *AdoptRequest, opts ...grpc.CallOption) (*Info, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Info)
+	err := c.cc.Invoke(ctx, Store_Adopt_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -516,6 +529,8 @@ func (c *storeClient) Endpoints(ctx context.Context, in *EndpointsRequest, opts 
 type StoreServer interface {
 	// Images, snapshots and clones.
 	Create(context.Context, *CreateRequest) (*Info, error)
+	// Adopt is UNIMPLEMENTED by stores that cannot.
+	Adopt(context.Context, *AdoptRequest) (*Info, error)
 	Snapshot(context.Context, *SnapshotRequest) (*Info, error)
 	Stat(context.Context, *ObjectRequest) (*Info, error)
 	Lookup(context.Context, *LookupRequest) (*Info, error)
@@ -570,6 +585,9 @@ type UnimplementedStoreServer struct{}
 
 func (UnimplementedStoreServer) Create(context.Context, *CreateRequest) (*Info, error) {
 	return nil, status.Error(codes.Unimplemented, "method Create not implemented")
+}
+func (UnimplementedStoreServer) Adopt(context.Context, *AdoptRequest) (*Info, error) {
+	return nil, status.Error(codes.Unimplemented, "method Adopt not implemented")
 }
 func (UnimplementedStoreServer) Snapshot(context.Context, *SnapshotRequest) (*Info, error) {
 	return nil, status.Error(codes.Unimplemented, "method Snapshot not implemented")
@@ -693,6 +711,24 @@ func _Store_Create_Handler(srv interface{}, ctx context.Context, dec func(interf
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(StoreServer).Create(ctx, req.(*CreateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Store_Adopt_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AdoptRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StoreServer).Adopt(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Store_Adopt_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StoreServer).Adopt(ctx, req.(*AdoptRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -1159,6 +1195,10 @@ var Store_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Create",
 			Handler:    _Store_Create_Handler,
+		},
+		{
+			MethodName: "Adopt",
+			Handler:    _Store_Adopt_Handler,
 		},
 		{
 			MethodName: "Snapshot",

@@ -47,7 +47,7 @@ type Image struct {
 	// Place is set of an ancestor that belongs to others: pool and namespace. Such a row
 	// only stands for a part of a lineage; nothing in the cluster is changed because of it.
 	Place string `json:"place,omitempty"`
-	Phase     Phase  `json:"phase,omitempty"`
+	Phase Phase  `json:"phase,omitempty"`
 	// Order is the power of two that an object of the image has bytes.
 	Order int `json:"order"`
 	// Size and Overlap are bytes.
