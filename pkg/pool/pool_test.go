@@ -231,6 +231,9 @@ func TestForget(t *testing.T) {
 		if v.Err() != nil || !slices.Contains(v.Forgotten, b) || slices.Contains(v.Known(), b) {
 			t.Errorf("not forgotten: %+v, %v", v, v.Err())
 		}
+		if _, err := s.Find(ctx, "p", b); !errors.Is(err, store.ErrFenced) || !errors.Is(err, store.ErrUnavailable) {
+			t.Errorf("where is it: %v", err)
+		}
 		n.SetDown("a:1", true)
 		if v = view(t, s); !slices.Contains(v.Forgotten, b) || !slices.Contains(v.Known(), a) {
 			t.Errorf("c has not heard of it: %+v", v)

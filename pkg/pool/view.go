@@ -124,10 +124,14 @@ func (v View) Err() error {
 	return fmt.Errorf("pool %s: %s: %w", v.Pool, strings.Join(names, "; "), store.ErrUnavailable)
 }
 
-// Find returns a member by its UUID, or why it is not there: ErrUnavailable.
+// Find returns a member by its UUID, or why it is not there: ErrUnavailable, and ErrFenced
+// as well if it was given up, since then nothing on it is anybody's any more.
 func (v View) Find(uuid string) (Member, error) {
 	if m, ok := v.Member(uuid); ok {
 		return m, nil
+	}
+	if slices.Contains(v.Forgotten, uuid) {
+		return Member{}, fmt.Errorf("pool %s: store %s was given up, and what was on it: %w: %w", v.Pool, uuid, store.ErrFenced, store.ErrUnavailable)
 	}
 	for _, m := range v.Missing {
 		if m.UUID == uuid {

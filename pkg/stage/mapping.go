@@ -54,7 +54,10 @@ func (s *Service) Map(ctx context.Context, req MapRequest) (Volume, error) {
 		out = describe(v)
 		return nil
 	})
-	return out, err
+	if err != nil {
+		return Volume{}, err // what goes on may still come to write out
+	}
+	return out, nil
 }
 
 // mapIt publishes and attaches. What an earlier call has left is taken back first.
@@ -155,6 +158,9 @@ func (s *Service) unmap(ctx context.Context, v *volume) error {
 	ctx, cancel := s.bound(ctx)
 	defer cancel()
 	conn, err := s.cfg.Finder.Find(ctx, r.Ticket.Pool, r.Ticket.Store)
+	if errors.Is(err, store.ErrFenced) {
+		return s.drop(v) // the store was given up, and the publication with it
+	}
 	if err != nil {
 		return fmt.Errorf("find store %s to withdraw the publication: %w", r.Ticket.Store, err)
 	}

@@ -12,7 +12,7 @@ import (
 // Finder finds stores. Each call looks anew: a store may have moved.
 type Finder interface {
 	// Find connects to one store of a pool. ErrUnavailable if it cannot be reached
-	// now, ErrNotFound if the pool has no such store.
+	// now, ErrFenced if it was given up for ever, ErrNotFound if there is no such pool.
 	Find(ctx context.Context, pool, uuid string) (Connection, error)
 	// Lookup finds an image or snapshot by its name ("image" or "image@snapshot") in
 	// all stores of a pool.

@@ -211,6 +211,9 @@ func (s *Service) attempt(v *volume) error {
 	if errors.Is(err, store.ErrNotFound) {
 		return s.fence(v, fmt.Errorf("image %s is gone: %w", r.Ticket.Image, err))
 	}
+	if errors.Is(err, store.ErrFenced) {
+		return s.fence(v, err) // the store was given up: nobody will ever answer
+	}
 	if err != nil {
 		return err
 	}

@@ -216,6 +216,34 @@ func TestFenced(t *testing.T) {
 	r.clean("at the end")
 }
 
+// A store that an operator has given up will not come back, so nobody waits for it.
+func TestStoreGivenUpFences(t *testing.T) {
+	r, ctx := newRig(t, false), t.Context()
+	req := r.ext4(1)
+	r.must(r.svc.Stage(ctx, req))
+	mapped, err := r.svc.Map(ctx, stage.MapRequest{Pool: stagetest.Pool, Ref: r.Store.Info(r.image(2, 16*mib, nil)).Name})
+	r.must(err)
+	r.Store.Kill()
+	r.await(stage.LinkRetry, req.Volume)
+	r.Store.Fail.Set(func(op string) error {
+		if op != "Find" {
+			return nil
+		}
+		return fmt.Errorf("the store was given up: %w: %w", store.ErrFenced, store.ErrUnavailable)
+	})
+	for _, id := range []string{req.Volume, mapped.Volume} {
+		r.await(stage.Fenced, id)
+		h, err := r.svc.Health(id)
+		r.must(err)
+		if !strings.Contains(h.Fenced, "was given up") {
+			t.Errorf("%+v", h)
+		}
+	}
+	r.must(r.svc.Unstage(ctx, req.Volume, req.Path))
+	r.must(r.svc.Unmap(ctx, mapped.Device))
+	r.clean("at the end")
+}
+
 // A crash between the record and the device's end must not leave the device waiting.
 func TestFencedAcrossACrash(t *testing.T) {
 	r, ctx := newRig(t, false), t.Context()
