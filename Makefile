@@ -122,8 +122,9 @@ e2e-upstream: ## All upstream storage tests that apply, on that cluster; the tab
 	hack/e2e.sh upstream
 
 .PHONY: bench
-bench: setup build ## strata beside nbdkit, qemu-nbd and cp in one run: rates, CPU a request, ratios.
+bench: setup build ## strata beside nbdkit, qemu-nbd and cp, over Ceph beside rbd-nbd: rates, CPU a request, ratios.
 	$(GO) run ./test/bench -strata $(BIN)
+	hack/ceph-bench.sh
 
 .PHONY: gobench
 gobench: ## Go benchmarks of every package.

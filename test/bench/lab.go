@@ -21,6 +21,7 @@ type lab struct {
 	ctx    context.Context
 	dir    string
 	data   string
+	env    []string // of all programs; nil: this process' own
 	proc   *exec.Cmd
 	serial int
 }
@@ -80,7 +81,9 @@ func (l *lab) tool(args ...string) error {
 
 // do runs a program to its end.
 func (l *lab) do(name string, args ...string) error {
-	out, err := exec.CommandContext(l.ctx, name, args...).CombinedOutput()
+	cmd := exec.CommandContext(l.ctx, name, args...)
+	cmd.Env = l.env
+	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, out)
 	}
@@ -91,7 +94,8 @@ func (l *lab) do(name string, args ...string) error {
 func (l *lab) start(socket, name string, args ...string) (*exec.Cmd, error) {
 	cmd := exec.CommandContext(l.ctx, name, args...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
-	log, err := os.Create(l.file("server.log"))
+	cmd.Env = l.env
+	log, err := os.CreateTemp(l.dir, "server-*.log")
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +113,7 @@ func (l *lab) start(socket, name string, args ...string) (*exec.Cmd, error) {
 
 // awaitSocket returns when somebody listens.
 func awaitSocket(ctx context.Context, path string) error {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()

@@ -8,6 +8,10 @@
 // On a small machine the client is the bottleneck at times. nbdkit's null plugin is in
 // every table of requests to show what the client can do; a ratio of rates says little
 // where null is not at least 1.3 times the peer, and such rows are marked.
+//
+// With -ceph a gateway and its kernel devices are measured beside rbd-nbd, on one Ceph
+// cluster: rates, how long I/O stands still when the server is killed, and memory. That
+// wants root and a kernel with NBD; hack/ceph-bench.sh has a guest for it.
 package main
 
 import (
@@ -29,6 +33,7 @@ type options struct {
 	rounds  int
 	seconds time.Duration
 	only    string
+	ceph    bool
 }
 
 func main() {
@@ -38,6 +43,7 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 5, "rounds of each case")
 	flag.DurationVar(&o.seconds, "time", 2*time.Second, "time of each measurement of requests")
 	flag.StringVar(&o.only, "only", "", "run only cases whose name contains this")
+	flag.BoolVar(&o.ceph, "ceph", false, "measure a gateway of Ceph beside rbd-nbd instead, on a cluster and with devices of this machine (see hack/ceph-bench.sh)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -57,6 +63,9 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	if o.ceph {
+		return benchCeph(ctx, o, dir)
+	}
 	l, err := newLab(ctx, o, dir)
 	if err != nil {
 		return err

@@ -46,8 +46,13 @@ func (l *lab) once(s subject, w workload) (f figures, err error) {
 		return f, err
 	}
 	defer func() { err = errors.Join(err, end()) }()
-	args := []string{"--name=x", "--ioengine=nbd", "--uri=" + uri, "--rw=" + w.rw, "--bs=" + w.bs,
+	args := []string{"--name=x", "--rw=" + w.rw, "--bs=" + w.bs,
 		fmt.Sprintf("--iodepth=%d", w.depth), fmt.Sprintf("--size=%dm", imageSize), "--output-format=json"}
+	if strings.HasPrefix(uri, "/dev/") {
+		args = append(args, "--ioengine=libaio", "--direct=1", "--filename="+uri)
+	} else {
+		args = append(args, "--ioengine=nbd", "--uri="+uri)
+	}
 	if !w.once {
 		args = append(args, "--time_based", fmt.Sprintf("--runtime=%dms", l.seconds.Milliseconds()))
 	}

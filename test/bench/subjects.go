@@ -6,8 +6,8 @@ import (
 	"os/exec"
 )
 
-// subject is one server to measure. begin returns where it serves, its process and how
-// to end it.
+// subject is one server to measure. begin returns where it serves, a URI or a device, its
+// process and how to end it.
 type subject struct {
 	name  string
 	begin func() (uri string, pid int, end func() error, err error)
