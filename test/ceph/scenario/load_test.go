@@ -3,6 +3,7 @@
 package scenario
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -33,6 +34,8 @@ type load struct {
 	dir  string // of the gateway
 	pub  store.Publication
 	size int64
+	// before is what the image held before; nil: nothing.
+	before []byte
 
 	mu     sync.Mutex
 	client *nbd.Client
@@ -217,12 +220,23 @@ func (l *load) check() {
 	}
 }
 
-// stop ends the load once everything that was sent is answered.
-func (l *load) stop() {
+// rest ends the writing once everything that was sent is answered; the connection stays.
+func (l *load) rest() {
 	l.r.Helper()
 	close(l.stopping)
 	l.wg.Wait()
 	l.check()
+}
+
+// stop ends the load.
+func (l *load) stop() {
+	l.r.Helper()
+	l.rest()
+	l.disconnect()
+}
+
+func (l *load) disconnect() {
+	l.r.Helper()
 	if l.client != nil {
 		_ = l.client.Close()
 	}
@@ -236,7 +250,12 @@ func (l *load) verify(data []byte) {
 	for w := range l.writers {
 		for n, want := range l.writers[w].acked {
 			block := int64(n)*loadWriters + int64(w)
-			got, whole := stamped(data[block*loadBlock:][:loadBlock], block)
+			at := data[block*loadBlock:][:loadBlock]
+			got, whole := stamped(at, block)
+			if want == 0 && l.before != nil {
+				whole = bytes.Equal(at, l.before[block*loadBlock:][:loadBlock])
+				got = 0
+			}
 			if whole && got == want {
 				continue
 			}

@@ -210,6 +210,16 @@ func (g *gateway) tail(n int) string {
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
 
+// stacks ends the process, if it runs, with what each of its goroutines does.
+func (g *gateway) stacks() string {
+	if !g.running() {
+		return "(it has ended)"
+	}
+	_ = g.cmd.Process.Signal(syscall.SIGQUIT)
+	<-g.done
+	return g.tail(2000)
+}
+
 // until asks ten times a second until there is no error.
 func (r *rig) until(most time.Duration, what string, ask func(context.Context) error) {
 	r.Helper()
