@@ -30,7 +30,7 @@ for package in "${packages[@]}"; do
   echo "==> ceph-vm: $package"
   CGO_ENABLED=0 go test -trimpath -tags kernelnbd,ceph -c -o "$test" "./$package"
   # A memory store's data are in the guest's memory too.
-  "$bin/guest" -kind uml -timeout $((limit[$package] + 30))s -memory 3072 -dir "$PWD/$package" \
+  "$bin/guest" -kind uml -timeout $((limit[$package] + 30))s -memory 6144 -dir "$PWD/$package" \
     -env "STRATA_BIN=$bin/strata,STRATA_SEED=${STRATA_SEED:-}" \
     -- "$test" -test.v "-test.run=${STRATA_VM_RUN:-Ceph}" -test.timeout "${limit[$package]}s" \
     </dev/null 2>&1 | tee "$log" || result=FAILED

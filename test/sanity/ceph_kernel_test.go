@@ -19,7 +19,7 @@ import (
 func TestSanityOverCeph(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
-	c, err := cluster.Start(ctx, cluster.Options{Bytes: 2 << 30})
+	c, err := cluster.Start(ctx, cluster.Options{Bytes: 4 << 30})
 	if err != nil {
 		t.Fatal(err)
 	}

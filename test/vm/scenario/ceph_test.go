@@ -40,12 +40,16 @@ func TestCeph(t *testing.T) {
 		{"GatewayIsKilled", []string{"n1"}, func(c *cluster) { storeIsKilled(c, 10) }},
 		{"ForceDetach/ext4", []string{"old", "new"}, func(c *cluster) { forceDetach(c, "ext4") }},
 	} {
-		t.Run(s.name, func(t *testing.T) {
+		passed := t.Run(s.name, func(t *testing.T) {
 			begin := time.Now()
+			site.explain(t)
 			s.lead(site.cluster(t, s.nodes...))
 			site.empty(t)
 			t.Logf("took %v", time.Since(begin).Round(time.Second))
 		})
+		if !passed {
+			t.Fatalf("not led after %s has failed: what it leaves behind would fail the others too", s.name)
+		}
 	}
 }
 
@@ -60,7 +64,7 @@ func startCeph(t *testing.T) *cephSite {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	begin := time.Now()
-	c, err := ceph.Start(ctx, ceph.Options{Pools: []string{cephPool}, Bytes: 2 * gib, Extra: cephSettings})
+	c, err := ceph.Start(ctx, ceph.Options{Pools: []string{cephPool}, Bytes: 4 * gib, Extra: cephSettings})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,6 +78,22 @@ func startCeph(t *testing.T) *cephSite {
 		}
 	})
 	return &cephSite{Cluster: c}
+}
+
+// explain says at the end of a failed test what the cluster says of itself.
+func (s *cephSite) explain(t *testing.T) {
+	t.Cleanup(func() {
+		if !t.Failed() {
+			return
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		for _, line := range [][]string{{"ceph", "health", "detail"}, {"rados", "df"}, {"ceph", "osd", "blocklist", "ls"}} {
+			out, err := s.Run(ctx, line[0], line[1:]...)
+			t.Logf("%s: %v\n%s", strings.Join(line, " "), err, out)
+		}
+		t.Logf("the OSD: %s", s.Log(ceph.OSD))
+	})
 }
 
 // cluster is an installation of strata of its own: nodes with a gateway each, and a
