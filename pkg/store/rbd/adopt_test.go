@@ -224,6 +224,50 @@ func (b *bench) clean() {
 	}
 }
 
+// TestAdoptedIsFlattenedOutside: when others flatten an ancestor and delete what it was
+// cloned from, an image that is open here goes on showing the same.
+func TestAdoptedIsFlattenedOutside(t *testing.T) {
+	b := newAdoptBench(t, newLab(t))
+	v := b.csi()
+	img := b.adopt(v.c, "data")
+	d, err := b.s.Open(t.Context(), img.ID)
+	b.must(err)
+	defer func() { b.must(d.Close()) }()
+	head := make([]byte, 4096)
+	_, err = d.ReadAt(head, 0)
+	b.must(err)
+	depth := func(want int) {
+		t.Helper()
+		tick := time.NewTicker(50 * time.Millisecond)
+		defer tick.Stop()
+		for until := time.After(time.Minute); b.stat(img).Depth != want; {
+			select {
+			case <-tick.C:
+			case <-until:
+				t.Fatalf("the depth stays %d, want %d", b.stat(img).Depth, want)
+			}
+		}
+		b.settle() // what was the parent has been let go of: all is opened anew
+	}
+	same := func() {
+		t.Helper()
+		got := make([]byte, 16*mib)
+		if _, err := d.ReadAt(got, 0); err != nil || !bytes.Equal(got, v.want()) {
+			t.Errorf("it shows other bytes than before, %v", err)
+		}
+	}
+	b.rbd("flatten", "--no-progress", v.temp)
+	depth(1)
+	b.rbd("rm", "--no-progress", v.b)
+	same()
+	b.rbd("flatten", "--no-progress", v.c) // as a task would that its manager had queued
+	depth(0)
+	b.rbd("snap", "purge", "--no-progress", v.temp)
+	b.rbd("rm", "--no-progress", v.temp)
+	same()
+	b.clean()
+}
+
 // TestAdoptInTheMiddle: an adopted image from which others have cloned is hidden when it is
 // removed, as are its snapshots, and stays for them; it goes when they go.
 func TestAdoptInTheMiddle(t *testing.T) {

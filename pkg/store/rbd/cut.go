@@ -34,6 +34,7 @@ func (s *Store) follower() {
 		}
 		// What fails is tried again at the next look.
 		ctx := context.Background()
+		_ = s.outside(ctx, false)
 		_ = s.follow(ctx, "")
 		_ = s.replay(ctx)
 		_ = s.syncJobs(ctx)
@@ -45,6 +46,7 @@ func (s *Store) follower() {
 		if now := time.Now(); now.After(held) {
 			held = now.Add(s.o.Lease)
 			_ = s.letGo(ctx)
+			_ = s.outside(ctx, true)
 		}
 	}
 }
