@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -181,5 +182,21 @@ func TestHostileNames(t *testing.T) {
 	}
 	if after := b.must("ls", "-l"); after != before {
 		t.Errorf("something was made:\n%s", after)
+	}
+}
+
+// TestInterruptedHints: what is said of a command that was interrupted is true of it: of
+// most it is not known whether they were obeyed.
+func TestInterruptedHints(t *testing.T) {
+	gone := fmt.Errorf("create: %w", context.Canceled)
+	for want, err := range map[string]error{
+		"it may have been done nevertheless": gone,
+		"it goes on":                         interrupted(gone, goesOn),
+		"remove it with: strata rm x":        interrupted(errors.Join(gone, advise(store.ErrUnavailable, "remove it with: strata rm x")), "nothing was left"),
+		"start a store":                      interrupted(store.ErrUnavailable, goesOn),
+	} {
+		if got := hintFor(err); !strings.HasPrefix(got, want) {
+			t.Errorf("%v: %q, want %q", err, got, want)
+		}
 	}
 }

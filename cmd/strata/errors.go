@@ -71,6 +71,19 @@ func advise(err error, text string, args ...any) error {
 	return &hintedError{error: err, hint: fmt.Sprintf(text, args...)}
 }
 
+// interrupted adds to the error of a command that was interrupted what is to be known
+// then, unless something in it knows better.
+func interrupted(err error, text string) error {
+	var hinted *hintedError
+	if !errors.Is(err, context.Canceled) || errors.As(err, &hinted) {
+		return err
+	}
+	return advise(err, "%s", text)
+}
+
+// goesOn is for commands that only watch a job.
+const goesOn = "it goes on in the background; see how far it is with: strata jobs ls, and end it with: strata jobs cancel"
+
 // hint is what to do about an error.
 type hint struct {
 	is   error
@@ -95,7 +108,7 @@ func hints() []hint {
 		{store.ErrInvalid, "names have no '/', '\\', '@' or control characters and up to 255 bytes; sizes look like 10G"},
 		{store.ErrUnsupported, "this store cannot do that; see its backend and version with: strata status"},
 		{storeapi.ErrDenied, "use the certificate of an operator; a node's is for nodes"},
-		{context.Canceled, "nothing half-made was left behind; repeat the command to start over"},
+		{context.Canceled, "it may have been done nevertheless; look with: strata ls -l, and repeat the command if not"},
 	}
 }
 

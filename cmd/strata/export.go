@@ -29,7 +29,8 @@ func (c *cli) exportCmd() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			answer, err := c.exportImage(cmd.Context(), args[0], args[1], force)
 			if err != nil {
-				return fmt.Errorf("export %s to %s: %w", args[0], args[1], err)
+				return interrupted(fmt.Errorf("export %s to %s: %w", args[0], args[1], err),
+					"a file appears when it is whole, so there is none; a device, an address or a pipe has a part of the image")
 			}
 			if args[1] == "-" {
 				return nil // standard output holds the image

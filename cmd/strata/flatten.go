@@ -30,7 +30,7 @@ func (c *cli) flattenCmd() *cobra.Command {
 		err := s.FlattenProgress(ctx, i.ID, func(j store.Job) { bar.set(j.Done, j.Total) })
 		bar.done(err == nil)
 		if err != nil {
-			return err
+			return interrupted(err, goesOn)
 		}
 		if i, err = s.Stat(ctx, i.ID); err != nil {
 			return err

@@ -61,7 +61,8 @@ func (c *cli) importCmd() *cobra.Command {
 			}
 			answer, err := c.importImage(cmd.Context(), args[0], store.Spec{Name: args[1], BlockSize: f.blockSize, Policy: f.policy})
 			if err != nil {
-				return fmt.Errorf("import %s as %s: %w", args[0], args[1], err)
+				return interrupted(fmt.Errorf("import %s as %s: %w", args[0], args[1], err),
+					"nothing half-made was left behind; repeat the command to start over")
 			}
 			return c.quiet(answer)
 		},
@@ -186,7 +187,7 @@ func undoImport(ctx context.Context, s *storeapi.Client, image store.Info) error
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoPatience)
 	defer cancel()
 	if err := s.Remove(ctx, image.ID); err != nil && !errors.Is(err, store.ErrNotFound) {
-		return fmt.Errorf("the unfinished image %s could not be removed: %w", image.Name, err)
+		return advise(fmt.Errorf("the unfinished image %s could not be removed: %w", image.Name, err), "remove it with: strata rm %s", image.Name)
 	}
 	return nil
 }

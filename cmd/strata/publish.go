@@ -18,37 +18,28 @@ func (c *cli) publishCmd() *cobra.Command {
 	var node string
 	var access accessFlag
 	cmd := &cobra.Command{
-		Use:               "publish --node NODE IMAGE[@SNAPSHOT]",
-		Short:             "Give a node the right to an image or snapshot",
-		Long:              "Give a node the right to an image or snapshot. The epoch and the secret token printed\nare what its connections must show; repeating the command prints the same ones.",
-		Args:              args(1, 1, "an IMAGE or IMAGE@SNAPSHOT"),
-		ValidArgsFunction: c.completeRefs(1, anyKind),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := wants(cmd, "node"); err != nil {
-				return err
-			}
-			i, err := c.object(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			p, err := c.client.Publish(cmd.Context(), i.ID, node, access.of(i))
-			if err != nil {
-				return err
-			}
-			return c.show(p, func() error {
-				target := ""
-				if p.Target != p.ID {
-					target = " target " + string(p.Target)
-				}
-				_, err := fmt.Fprintf(c.out, "epoch %d token %s%s\n", p.Epoch, p.Token, target)
-				return err
-			})
-		},
+		Use:   "publish --node NODE IMAGE[@SNAPSHOT]",
+		Short: "Give a node the right to an image or snapshot",
+		Long:  "Give a node the right to an image or snapshot. The epoch and the secret token printed\nare what its connections must show; repeating the command prints the same ones.",
 	}
 	cmd.Flags().StringVar(&node, "node", "", "name of the node")
 	cmd.Flags().Var(&access, "access", "write: one node; shared: several nodes that write; read: several nodes; scratch: read, with\na private head that takes writes and is thrown away (default write, of a snapshot read)")
 	_ = cmd.RegisterFlagCompletionFunc("access", cobra.FixedCompletions(accessNames(), cobra.ShellCompDirectiveNoFileComp))
-	return cmd
+	before(cmd, func() error { return wants(cmd, "node") })
+	return c.aboutObject(cmd, func(ctx context.Context, s *storeapi.Client, i store.Info) error {
+		p, err := s.Publish(ctx, i.ID, node, access.of(i))
+		if err != nil {
+			return err
+		}
+		return c.show(p, func() error {
+			target := ""
+			if p.Target != p.ID {
+				target = " target " + string(p.Target)
+			}
+			_, err := fmt.Fprintf(c.out, "epoch %d token %s%s\n", p.Epoch, p.Token, target)
+			return err
+		})
+	})
 }
 
 // accessFlag is the --access flag; it implements pflag.Value.

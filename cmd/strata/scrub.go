@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 
 	"github.com/spf13/cobra"
 
@@ -34,6 +35,9 @@ func (c *cli) scrubCmd() *cobra.Command {
 			return nil
 		})
 		bar.done(err == nil)
+		if errors.Is(err, context.Canceled) {
+			return interrupted(err, goesOn)
+		}
 		if err != nil {
 			return advise(err, "see what is wrong, and where, with: strata status")
 		}

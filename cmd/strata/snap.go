@@ -11,6 +11,7 @@ import (
 	"github.com/strata-csi/strata/cmd/strata/internal/size"
 	"github.com/strata-csi/strata/cmd/strata/internal/table"
 	"github.com/strata-csi/strata/pkg/store"
+	"github.com/strata-csi/strata/pkg/storeapi"
 )
 
 func (c *cli) snapCmd() *cobra.Command {
@@ -114,31 +115,22 @@ func (c *cli) snapRmCmd() *cobra.Command {
 }
 
 func (c *cli) snapRollbackCmd() *cobra.Command {
-	return &cobra.Command{
-		Use:               "rollback IMAGE@SNAPSHOT",
-		Short:             "Make an image show again what one of its snapshots shows",
-		Long:              "Make an image show again what one of its snapshots shows. What was written since is\nlost; all snapshots stay.",
-		Args:              args(1, 1, "an IMAGE@SNAPSHOT"),
-		ValidArgsFunction: c.completeRefs(1, store.KindSnapshot),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			i, err := c.snapshot(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			if i.ImageRemoved {
-				return fmt.Errorf("roll back to %s: its image was removed; clone the snapshot instead: %w", i.Ref(), store.ErrNotFound)
-			}
-			s, err := c.dial()
-			if err != nil {
-				return err
-			}
-			if err := s.Revert(cmd.Context(), i.Image, i.ID); err != nil {
-				return err
-			}
-			if i, err = s.Stat(cmd.Context(), i.Image); err != nil {
-				return err
-			}
-			return c.quiet(i)
-		},
+	cmd := &cobra.Command{
+		Use:   "rollback IMAGE@SNAPSHOT",
+		Short: "Make an image show again what one of its snapshots shows",
+		Long:  "Make an image show again what one of its snapshots shows. What was written since is\nlost; all snapshots stay.",
 	}
+	return c.aboutSnapshot(cmd, func(ctx context.Context, s *storeapi.Client, i store.Info) error {
+		if i.ImageRemoved {
+			return fmt.Errorf("roll back to %s: its image was removed; clone the snapshot instead: %w", i.Ref(), store.ErrNotFound)
+		}
+		if err := s.Revert(ctx, i.Image, i.ID); err != nil {
+			return err
+		}
+		i, err := s.Stat(ctx, i.Image)
+		if err != nil {
+			return err
+		}
+		return c.quiet(i)
+	})
 }

@@ -235,7 +235,7 @@ func TestFailedExportLeavesNothing(t *testing.T) {
 	var out, errs bytes.Buffer
 	dst := filepath.Join(b.dir, "dst")
 	code := run(ctx, []string{"--store", b.dir, "export", "img", dst}, streams{out: &out, err: &errs, env: func(string) string { return "" }})
-	if code != 1 {
+	if code != 1 || !strings.Contains(errs.String(), "a file appears when it is whole") {
 		t.Errorf("exit %d: %s", code, errs.String())
 	}
 	if left, _ := filepath.Glob(filepath.Join(b.dir, "*dst*")); len(left) != 0 {

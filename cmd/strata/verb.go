@@ -53,6 +53,18 @@ func (c *cli) aboutImage(cmd *cobra.Command, run onObject) *cobra.Command {
 	return c.about(cmd, c.image, run)
 }
 
+// aboutSnapshot makes a verb one about a snapshot.
+func (c *cli) aboutSnapshot(cmd *cobra.Command, run onObject) *cobra.Command {
+	cmd.Args, cmd.ValidArgsFunction = args(1, 1, "an IMAGE@SNAPSHOT"), c.completeRefs(1, store.KindSnapshot)
+	return c.about(cmd, c.snapshot, run)
+}
+
+// before makes a verb check its flags before anybody is asked.
+func before(cmd *cobra.Command, check func() error) *cobra.Command {
+	cmd.PreRunE = func(*cobra.Command, []string) error { return check() }
+	return cmd
+}
+
 func (c *cli) about(cmd *cobra.Command, find func(context.Context, string) (store.Info, error), run onObject) *cobra.Command {
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		i, err := find(cmd.Context(), args[0])
