@@ -115,7 +115,7 @@ func TestWhatIsMissingIsNamed(t *testing.T) {
 func TestLibrariesComeAlong(t *testing.T) {
 	gcc, err := exec.LookPath("gcc")
 	if err != nil {
-		t.Skip("no C compiler")
+		t.Skip("libraries are made here, and there is no C compiler")
 	}
 	dir := t.TempDir()
 	build := func(out, source string, args ...string) string {
@@ -138,7 +138,7 @@ func TestLibrariesComeAlong(t *testing.T) {
 		regular("usr/lib/own/libinner.so", inner, 0o644), regular("lib64/ld-linux-x86-64.so.2", "loader", 0o755))
 	arch := map[bool]string{true: "amd64", false: "arm64"}[strings.Contains(main, "ld-linux-x86-64")]
 	if arch == "arm64" {
-		t.Skip("the loader has another name here")
+		t.Skip("written for the loader of amd64, which has another name here")
 	}
 	got, err := needed(all, []part{{pkg: "p", programs: []string{"main"}}}, arch)
 	if err != nil {

@@ -104,13 +104,13 @@ func pureGo(t *testing.T) string {
 
 func TestIOFlusherReachesEveryThread(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("needs root for CAP_SYS_RESOURCE")
+		t.Skip("the mark needs CAP_SYS_RESOURCE, which only root has")
 	}
 	cmd := exec.Command(pureGo(t))
 	cmd.Env = append(os.Environ(), helperEnv+"=ioflusher")
 	out, err := cmd.CombinedOutput()
 	if strings.Contains(string(out), "CAP_SYS_RESOURCE") {
-		t.Skip("root without CAP_SYS_RESOURCE")
+		t.Skip("the mark needs CAP_SYS_RESOURCE, which root lacks in this container; the vm tier has it")
 	}
 	if err != nil || strings.TrimSpace(string(out)) != "threads: true" {
 		t.Errorf("%v: %s", err, out)
@@ -128,7 +128,7 @@ func TestIOFlusherReexec(t *testing.T) {
 	cmd.Env = append(os.Environ(), helperEnv+"=reexec")
 	out, err := cmd.CombinedOutput()
 	if strings.Contains(string(out), "CAP_SYS_RESOURCE") {
-		t.Skip("without CAP_SYS_RESOURCE")
+		t.Skip("the mark needs CAP_SYS_RESOURCE, which this machine does not give; the vm tier has it")
 	}
 	if err != nil || strings.TrimSpace(string(out)) != "threads: true" {
 		t.Errorf("%v: %s", err, out)
@@ -137,7 +137,7 @@ func TestIOFlusherReexec(t *testing.T) {
 
 func TestIOFlusherWithoutRightFails(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("needs root to give rights up")
+		t.Skip("only root has the right that is given up here")
 	}
 	bin := pureGo(t)
 	cmd := exec.Command("/proc/self/fd/3")

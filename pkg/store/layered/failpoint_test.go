@@ -93,7 +93,7 @@ func unless(err, allowed error) error {
 func TestBeKilled(t *testing.T) {
 	dir := os.Getenv(killedIn)
 	if dir == "" {
-		t.Skip("it is run by TestKilledAfterCommit")
+		t.Skip("no test by itself: the process that TestKilledAfterCommit starts and kills")
 	}
 	st, err := layered.Open(dir, layered.Options{Reserve: -1})
 	if err != nil {

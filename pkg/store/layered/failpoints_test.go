@@ -11,7 +11,7 @@ import (
 func TestFailpoints(t *testing.T) {
 	tool, err := exec.LookPath("go")
 	if err != nil {
-		t.Skip("there is no go tool to build with")
+		t.Skip("a build with failpoints needs the go tool, which is not on the PATH")
 	}
 	cmd := exec.CommandContext(t.Context(), tool, "test", "-count=1", "-tags=failpoints", "-run=^TestKilledAfterCommit$", ".")
 	if out, err := cmd.CombinedOutput(); err != nil {
