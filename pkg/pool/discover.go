@@ -35,6 +35,7 @@ type members struct {
 	mu     sync.Mutex
 	latest View
 	began  time.Time         // of the discovery that made latest
+	ended  time.Time         // of the same
 	run    *discovery        // under way
 	seen   map[string]string // of every known member the address it was last seen at; only a discovery touches it
 }
@@ -46,13 +47,15 @@ type discovery struct {
 	view  View // valid when done is closed
 }
 
-// view returns a view that is at most maxAge old; with maxAge < 0 one whose discovery
-// begins after the call. Callers share discoveries.
+// view returns a view whose discovery ended at most maxAge ago; with maxAge < 0 one whose
+// discovery begins after the call. Callers share discoveries. Age is counted from the end,
+// because a store that is dead makes every discovery last for its timeout: counted from
+// the beginning, a view would be too old for everybody by the time it is there.
 func (p *members) view(ctx context.Context, maxAge time.Duration) (View, error) {
 	asked := p.opts.Now()
 	for first := true; ; first = false {
 		p.mu.Lock()
-		if !p.began.IsZero() && (maxAge >= 0 && asked.Sub(p.began) <= maxAge || !first && !p.began.Before(asked)) {
+		if !p.began.IsZero() && (maxAge >= 0 && asked.Sub(p.ended) <= maxAge || !first && !p.began.Before(asked)) {
 			v := p.latest.clone()
 			p.mu.Unlock()
 			return v, nil
@@ -91,9 +94,10 @@ func (p *members) discover(run *discovery) {
 	defer p.wg.Done()
 	view := p.look(p.life)
 	p.conns.sweep()
+	ended := p.opts.Now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	run.view, p.latest, p.began, p.run = view, view, run.began, nil
+	run.view, p.latest, p.began, p.ended, p.run = view, view, run.began, ended, nil
 	close(run.done)
 }
 

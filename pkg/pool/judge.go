@@ -38,10 +38,7 @@ func (p *members) judge(ctx context.Context, found []probe, lost []Missing) View
 			continue
 		}
 		notes[uuid] = f
-		v.Members = append(v.Members, Member{
-			UUID: uuid, Addr: f.addr, Local: strings.HasPrefix(f.addr, "unix:"),
-			Joined: f.pool == p.Name && f.notes[uuid] != "", Status: f.status, Remote: f.remote,
-		})
+		v.Members = append(v.Members, p.member(f))
 	}
 	p.missing(&v, found, known)
 	slices.SortFunc(v.Members, func(a, b Member) int { return cmp.Compare(a.UUID, b.UUID) })
@@ -65,6 +62,14 @@ func (p *members) judge(ctx context.Context, found []probe, lost []Missing) View
 	}
 	slices.Sort(v.Forgotten)
 	return v
+}
+
+// member is what answers, as a member.
+func (p *members) member(f probe) Member {
+	return Member{
+		UUID: f.status.UUID, Addr: f.addr, Local: strings.HasPrefix(f.addr, "unix:"),
+		Joined: f.pool == p.Name && f.notes[f.status.UUID] != "", Status: f.status, Remote: f.remote,
+	}
 }
 
 // choose picks one address for each store that answers: a unix socket before the
@@ -191,7 +196,8 @@ func (p *members) record(ctx context.Context, v *View, found []probe, known map[
 		if !m.Joined && (absent || !everywhere) {
 			continue // somebody who has to know of it does not
 		}
-		m.Joined = p.claim(ctx, at[m.UUID]) && p.note(ctx, at[m.UUID], m.UUID, addr)
+		// One that has joined stays so, although its new address could not be noted now.
+		m.Joined = p.claim(ctx, at[m.UUID]) && p.note(ctx, at[m.UUID], m.UUID, addr) || m.Joined
 	}
 	for uuid, addr := range known { // members that do not answer, and those given up
 		if _, ok := v.Member(uuid); ok {

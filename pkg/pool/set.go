@@ -26,7 +26,9 @@ type Options struct {
 	Resolver Resolver
 	// MaxAge is how old a view may be that View returns; 2 s if 0, none if negative.
 	MaxAge time.Duration
-	// ProbeTimeout is how long one store may take to say who it is; 3 s if 0.
+	// ProbeTimeout is how long one store may take to say who it is, so that those that are
+	// dead hold nobody up; 3 s if 0. Who needs a certain store waits longer: see Find and
+	// Reach.
 	ProbeTimeout time.Duration
 	// Observe keeps the set from writing notes: it joins no store and records no
 	// address. Nodes observe; the controller keeps the books.
@@ -131,7 +133,8 @@ func (s *Set) Fresh(ctx context.Context, name string) (View, error) {
 }
 
 // Find returns one store of a pool, looked up anew if it was not found at the last
-// discovery. ErrNotFound without such a pool, ErrUnavailable if the store is nowhere.
+// discovery. If it does not answer in time it is asked again for as long as ctx lasts.
+// ErrNotFound without such a pool, ErrUnavailable if the store is nowhere.
 func (s *Set) Find(ctx context.Context, name, uuid string) (Member, error) {
 	v, err := s.View(ctx, name)
 	if err != nil {
@@ -143,7 +146,22 @@ func (s *Set) Find(ctx context.Context, name, uuid string) (Member, error) {
 	if v, err = s.Fresh(ctx, name); err != nil {
 		return Member{}, err
 	}
-	return v.Find(uuid)
+	m, err := v.Find(uuid)
+	for _, x := range v.Missing {
+		if err == nil {
+			break
+		}
+		if x.UUID != uuid && x.UUID != "" {
+			continue
+		}
+		switch late, e := s.Reach(ctx, v, x); {
+		case e == nil && late.UUID == uuid:
+			m, err = late, nil
+		case e != nil && x.UUID == uuid:
+			err = e
+		}
+	}
+	return m, err
 }
 
 // Lookup finds an image or snapshot by its name in all stores of a pool. ErrNotFound

@@ -263,6 +263,9 @@ func (s *Service) finishUndo(ctx context.Context, poolName string, image store.I
 	if err != nil {
 		return err
 	}
+	if v = s.complete(ctx, v); v.Err() != nil {
+		return fmt.Errorf("see whether a copy is left to remove: %w", v.Err())
+	}
 	for _, m := range v.Members {
 		var left []*copying
 		err := m.Remote.Notes(ctx, copyPrefix, func(key, text string) error {

@@ -161,7 +161,7 @@ func (s *Service) survey(ctx context.Context, p *plan, v pool.View, src *found) 
 	if anchor == "" {
 		return nil, fmt.Errorf("no store of pool %s can take volumes yet: %w", v.Pool, errors.Join(v.Err(), store.ErrUnavailable))
 	}
-	if at.anchor, err = v.Find(anchor); err != nil {
+	if at.anchor, err = s.member(ctx, v, anchor); err != nil {
 		return nil, err
 	}
 	if src != nil && !at.near {
@@ -206,7 +206,7 @@ func (s *Service) settle(ctx context.Context, p *plan, at *site, target string) 
 // makeAt makes the image on one store: empty, as a clone if the source is there, or by a
 // copy. ErrNoSpace means that nothing of it is there.
 func (s *Service) makeAt(ctx context.Context, p *plan, at *site, target string) (found, error) {
-	m, err := at.view.Find(target)
+	m, err := s.member(ctx, at.view, target)
 	if err != nil {
 		return found{}, fmt.Errorf("volume %s is made there: %w", p.Name, err)
 	}

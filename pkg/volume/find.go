@@ -34,7 +34,8 @@ func (f found) snapshot() Snapshot {
 }
 
 // find finds what an id stands for: at the store that the id hints at, else at every
-// member of the pool. ErrNotFound only if all of them are there and none has it.
+// member of the pool, those included that live and are slow. ErrNotFound only if all of
+// them are there and none has it.
 func (s *Service) find(ctx context.Context, want id) (found, error) {
 	v, err := s.view(ctx, want.pool, s.pools.View)
 	if err != nil {
@@ -56,13 +57,17 @@ func (s *Service) find(ctx context.Context, want id) (found, error) {
 	if v, err = s.view(ctx, want.pool, s.pools.Fresh); err != nil {
 		return found{}, err
 	}
-	f, err := everywhere(ctx, v, func(m pool.Member) (store.Info, error) {
+	ask := func(ctx context.Context, m pool.Member) (store.Info, error) {
 		info, err := m.Remote.Stat(ctx, want.object)
 		if err == nil && info.Kind != kind {
 			return info, fmt.Errorf("%s is a %s: %w", want.object, info.Kind, store.ErrNotFound)
 		}
 		return info, err
-	})
+	}
+	f, err := everywhere(ctx, v, func(m pool.Member) (store.Info, error) { return ask(ctx, m) })
+	if errors.Is(err, store.ErrUnavailable) && len(v.Missing) > 0 {
+		f, err = s.patiently(ctx, v, ask)
+	}
 	if !errors.Is(err, store.ErrNotFound) {
 		return f, err
 	}
@@ -113,6 +118,74 @@ func everywhere(ctx context.Context, v pool.View, ask func(pool.Member) (store.I
 		return found{}, err
 	}
 	return found{}, fmt.Errorf("no store of pool %s has it: %w", v.Pool, store.ErrNotFound)
+}
+
+// member returns a member that is needed, whether it answered in time or not.
+func (s *Service) member(ctx context.Context, v pool.View, uuid string) (pool.Member, error) {
+	if m, ok := v.Member(uuid); ok {
+		return m, nil
+	}
+	return s.pools.Find(ctx, v.Pool, uuid)
+}
+
+// patiently is everywhere with those members that did not answer in time, and are given as
+// long as ctx lasts. As soon as one of them has it, nobody waits for the others.
+func (s *Service) patiently(ctx context.Context, v pool.View, ask func(context.Context, pool.Member) (store.Info, error)) (found, error) {
+	waiting, cancel := context.WithCancel(ctx)
+	defer cancel()
+	hits := make([]*found, len(v.Missing))
+	var wg sync.WaitGroup
+	for i, x := range v.Missing {
+		wg.Go(func() {
+			m, err := s.pools.Reach(waiting, v, x)
+			if err != nil {
+				return
+			}
+			if info, err := ask(waiting, m); err == nil {
+				hits[i] = &found{v.Pool, m, info}
+				cancel()
+			}
+		})
+	}
+	wg.Wait()
+	for _, hit := range hits {
+		if hit != nil {
+			return *hit, nil
+		}
+	}
+	return everywhere(ctx, s.complete(ctx, v), func(m pool.Member) (store.Info, error) { return ask(ctx, m) })
+}
+
+// complete is v with those that did not answer in time and do now; the others stay missing.
+func (s *Service) complete(ctx context.Context, v pool.View) pool.View {
+	late := make([]*pool.Member, len(v.Missing))
+	var wg sync.WaitGroup
+	for i, x := range v.Missing {
+		wg.Go(func() {
+			if m, err := s.pools.Reach(ctx, v, x); err == nil {
+				late[i] = &m
+			}
+		})
+	}
+	wg.Wait()
+	all := v
+	all.Members, all.Missing = slices.Clone(v.Members), nil
+	for i, x := range v.Missing {
+		if late[i] != nil {
+			all.Members = append(all.Members, *late[i])
+		} else {
+			all.Missing = append(all.Missing, x)
+		}
+	}
+	return all
+}
+
+// beside is the members of v, with one that may have answered too late to be in it.
+func beside(v pool.View, m pool.Member) []pool.Member {
+	if _, ok := v.Member(m.UUID); ok {
+		return v.Members
+	}
+	return append(slices.Clone(v.Members), m)
 }
 
 // each calls fn for all members at once and waits.

@@ -104,7 +104,7 @@ func (s *Service) publish(ctx context.Context, f found, req PublishRequest) (sto
 		return store.Publication{}, err
 	}
 	defer leave()
-	if err := s.roomOn(ctx, req.Node, reg.MaxVolumes); err != nil {
+	if err := s.roomOn(ctx, f, req.Node, reg.MaxVolumes); err != nil {
 		return store.Publication{}, err
 	}
 	if err := swap(ctx, f.m, key, use, req.Use); err != nil {
@@ -170,8 +170,8 @@ func (s *Service) nodeElsewhere(ctx context.Context, poolName, name string) (str
 	return "", fmt.Errorf("no node %q has registered; is strata node running there? %w", name, store.ErrNotFound)
 }
 
-// roomOn refuses a node that has as many volumes as it can take: ErrLimit.
-func (s *Service) roomOn(ctx context.Context, node string, most int64) error {
+// roomOn refuses a node that has as many volumes as it can take, before it gets f: ErrLimit.
+func (s *Service) roomOn(ctx context.Context, f found, node string, most int64) error {
 	if most <= 0 {
 		return nil
 	}
@@ -181,8 +181,12 @@ func (s *Service) roomOn(ctx context.Context, node string, most int64) error {
 		if err != nil {
 			return err
 		}
-		counts := make([]int64, len(v.Members))
-		each(v.Members, func(i int, m pool.Member) {
+		members := v.Members
+		if name == f.pool {
+			members = beside(v, f.m)
+		}
+		counts := make([]int64, len(members))
+		each(members, func(i int, m pool.Member) {
 			pubs, err := m.Remote.Publications(ctx, "")
 			if err != nil {
 				return // what cannot be counted is not held against the node

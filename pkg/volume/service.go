@@ -26,6 +26,9 @@ type Pools interface {
 	View(ctx context.Context, name string) (pool.View, error)
 	// Fresh is View as of now.
 	Fresh(ctx context.Context, name string) (pool.View, error)
+	// Find and Reach wait for a store as long as the context lasts; views do not.
+	Find(ctx context.Context, name, uuid string) (pool.Member, error)
+	Reach(ctx context.Context, v pool.View, x pool.Missing) (pool.Member, error)
 }
 
 // Options of a Service; zero values have defaults.

@@ -56,21 +56,20 @@ func (s *Service) createSnapshot(ctx context.Context, name string, want id) (fou
 	if err != nil {
 		return found{}, err
 	}
-	if taken != nil && taken.record.image != want.object {
-		return found{}, fmt.Errorf("it exists of another volume, image %s: %w", taken.record.image, store.ErrConflict)
-	}
-	if taken != nil && taken.record.snapshot != "" {
-		info, err := taken.m.Remote.Stat(ctx, taken.record.snapshot)
-		if err == nil {
-			return found{taken.pool, taken.m, info}, nil
-		}
-		if !errors.Is(err, store.ErrNotFound) {
-			return found{}, fmt.Errorf("%s: %w", taken.m, err)
-		}
+	if f, done, err := taken.settled(ctx, want); done || err != nil {
+		return f, err
 	}
 	f, err := s.find(ctx, want)
 	if err != nil {
 		return found{}, err
+	}
+	if taken == nil { // its store may be one that was too slow to be asked above
+		if taken, err = namedAt(ctx, f.pool, f.m, name); err != nil {
+			return found{}, err
+		}
+		if f, done, err := taken.settled(ctx, want); done || err != nil {
+			return f, err
+		}
 	}
 	if err := s.whole(ctx, f); err != nil {
 		return found{}, err
@@ -130,6 +129,37 @@ type named struct {
 	text   string
 }
 
+// settled finds the snapshot that the note speaks of, if it has been taken. ErrConflict if
+// it is of another image.
+func (n *named) settled(ctx context.Context, want id) (f found, done bool, err error) {
+	if n == nil {
+		return found{}, false, nil
+	}
+	if n.record.image != want.object {
+		return found{}, false, fmt.Errorf("it exists of another volume, image %s: %w", n.record.image, store.ErrConflict)
+	}
+	if n.record.snapshot == "" {
+		return found{}, false, nil
+	}
+	info, err := n.m.Remote.Stat(ctx, n.record.snapshot)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return found{}, false, nil
+	case err != nil:
+		return found{}, false, fmt.Errorf("%s: %w", n.m, err)
+	}
+	return found{n.pool, n.m, info}, true, nil
+}
+
+// namedAt reads the note of one store; nil if it has none.
+func namedAt(ctx context.Context, poolName string, m pool.Member, name string) (*named, error) {
+	text, err := note(ctx, m, snapNote(name))
+	if err != nil || text == "" {
+		return nil, err
+	}
+	return &named{poolName, m, parseSnap(text), text}, nil
+}
+
 // snapshotNamed looks for the name in all pools; nil if no store that answers has it.
 // The source's store always answers in the requests that matter, since they need it.
 func (s *Service) snapshotNamed(ctx context.Context, name string) (*named, error) {
@@ -141,13 +171,12 @@ func (s *Service) snapshotNamed(ctx context.Context, name string) (*named, error
 		}
 		var mu sync.Mutex
 		each(v.Members, func(_ int, m pool.Member) {
-			text, err := note(ctx, m, snapNote(name))
-			if err != nil || text == "" {
+			n, err := namedAt(ctx, poolName, m, name)
+			if err != nil || n == nil {
 				return
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			n := &named{poolName, m, parseSnap(text), text}
 			if best == nil || best.record.snapshot == "" && n.record.snapshot != "" {
 				best = n
 			}
@@ -200,6 +229,9 @@ func (s *Service) sweepSnapshot(ctx context.Context, want id) error {
 	v, err := s.view(ctx, want.pool, s.pools.View)
 	if err != nil {
 		return err
+	}
+	if v = s.complete(ctx, v); v.Err() != nil {
+		return fmt.Errorf("see whether a note is left to remove: %w", v.Err())
 	}
 	for _, m := range v.Members {
 		left := make(map[string]string)

@@ -39,6 +39,7 @@ type Network struct {
 	node   map[string]string
 	down   map[string]bool
 	full   map[string]bool
+	slow   map[string]bool
 	fate   func(addr, op string) Fate
 }
 
@@ -46,7 +47,7 @@ type Network struct {
 func New() *Network {
 	return &Network{
 		stores: make(map[string]store.Full), free: make(map[string]int64), node: make(map[string]string),
-		down: make(map[string]bool), full: make(map[string]bool),
+		down: make(map[string]bool), full: make(map[string]bool), slow: make(map[string]bool),
 	}
 }
 
@@ -85,6 +86,25 @@ func (n *Network) SetFull(addr string, full bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.full[addr] = full
+}
+
+// Patience is how long a caller has to have left for a slow store.
+const Patience = time.Hour
+
+// SetSlow makes the store at addr say who it is only to callers that have Patience left, or
+// no deadline. To others it answers at once that their time is over: nobody has to wait.
+func (n *Network) SetSlow(addr string, slow bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.slow[addr] = slow
+}
+
+// hurried tells whether a slow store could not answer in the time that is left.
+func (n *Network) hurried(ctx context.Context, addr string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	end, limited := ctx.Deadline()
+	return n.slow[addr] && limited && time.Until(end) < Patience
 }
 
 // SetFree makes the store at addr say that it has so many bytes free.

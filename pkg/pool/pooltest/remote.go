@@ -88,6 +88,9 @@ func (r *remote) Check(ctx context.Context, deep bool) ([]store.Problem, error) 
 
 func (r *remote) Status(ctx context.Context) (store.Status, error) {
 	return call(r.n, r.addr, "Status", func(s store.Full) (store.Status, error) {
+		if r.n.hurried(ctx, r.addr) {
+			return store.Status{}, fmt.Errorf("%s: %w", r.addr, context.DeadlineExceeded)
+		}
 		st, err := s.Status(ctx)
 		r.n.mu.Lock()
 		defer r.n.mu.Unlock()
