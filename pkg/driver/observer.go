@@ -16,7 +16,9 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// observer logs and counts every call, and turns panics into INTERNAL.
+// observer logs and counts every call, and turns panics of handlers into UNAVAILABLE: what
+// was done before is not known, and a code such as INTERNAL would promise that it was
+// nothing. Work that use-cases do in goroutines of their own ends the process.
 type observer struct {
 	log     klog.Logger
 	metrics *Metrics
@@ -39,7 +41,7 @@ func (o observer) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo
 	defer func() {
 		if p := recover(); p != nil {
 			log.Error(fmt.Errorf("panic: %v", p), "Call failed", "stack", string(debug.Stack()))
-			reply, err = nil, status.Errorf(codes.Internal, "%s failed by a fault of the driver; see its log", method)
+			reply, err = nil, status.Errorf(codes.Unavailable, "%s failed by a fault of the driver; see its log", method)
 		}
 		took := time.Since(began)
 		o.metrics.end(method, status.Code(err), took)

@@ -110,8 +110,12 @@ func socketPath(endpoint string) (string, error) {
 	return path, nil
 }
 
-// listenUnix listens at a path that only this user may use.
+// listenUnix listens at a path that only this user may use. What is there and is no socket
+// stays: store.ErrInvalid.
 func listenUnix(path string) (net.Listener, error) {
+	if st, err := os.Lstat(path); err == nil && st.Mode()&fs.ModeSocket == 0 {
+		return nil, fmt.Errorf("listen at %s: what is there is no socket; remove it, or choose another path: %w", path, store.ErrInvalid)
+	}
 	if c, err := net.Dial("unix", path); err == nil {
 		_ = c.Close()
 		return nil, fmt.Errorf("listen at %s: another process listens there: %w", path, store.ErrInUse)

@@ -45,8 +45,18 @@ func TestServer(t *testing.T) {
 		t.Errorf("a second server: %v", err)
 	}
 	_, err = csi.NewNodeClient(dialUnix(t, path)).NodeGetInfo(t.Context(), &csi.NodeGetInfoRequest{})
-	if status.Code(err) != codes.Internal || strings.Contains(err.Error(), "secret") {
+	if status.Code(err) != codes.Unavailable || strings.Contains(err.Error(), "secret") {
 		t.Errorf("a panic is answered with %v", err)
+	}
+	file := filepath.Join(t.TempDir(), "precious")
+	if err := os.WriteFile(file, []byte("data"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Listen(ServerConfig{Endpoint: file, Identity: cfg.Identity}); !errors.Is(err, store.ErrInvalid) {
+		t.Errorf("a file in the socket's place: %v", err)
+	}
+	if text, err := os.ReadFile(file); string(text) != "data" {
+		t.Errorf("the file became %q, %v", text, err)
 	}
 	if _, err := Listen(ServerConfig{Endpoint: "tcp://1.2.3.4:5", Identity: cfg.Identity}); !errors.Is(err, store.ErrInvalid) {
 		t.Errorf("an endpoint that is no socket: %v", err)
