@@ -26,4 +26,11 @@
 // those of some on two CPUs in QEMU too, then the scenarios with the real processes:
 // what must be seen on two CPUs in QEMU, the others in user-mode-linux. `hack/vm.sh
 // pkg/attach` runs one package's; STRATA_VM_KINDS and STRATA_VM_RUN narrow it down.
+//
+// # Ceph
+//
+// `make ceph-vm` (hack/ceph-vm.sh) leads scenarios, and runs all of csi-sanity, over a
+// Ceph cluster inside the guest, with a gateway for each node: what has build tags
+// kernelnbd and ceph. The bodies of those scenarios are the ones that run over the
+// embedded store. `make bench` measures a gateway beside rbd-nbd in such a guest.
 package vm

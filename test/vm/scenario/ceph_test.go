@@ -38,7 +38,8 @@ func TestCeph(t *testing.T) {
 		{"CloneOfCloneIsFlattened", []string{"n1"}, cloneOfCloneIsFlattened},
 		{"VolumeGrowsUnderLoad", []string{"n1"}, growsUnderLoad},
 		{"GatewayIsKilled", []string{"n1"}, func(c *cluster) { storeIsKilled(c, 10) }},
-		{"ForceDetach/ext4", []string{"old", "new"}, func(c *cluster) { forceDetach(c, "ext4") }},
+		{"ForceDetach", []string{"old", "new"}, func(c *cluster) { forceDetach(c, "ext4", nil) }},
+		{"ForceDetachFromASilentGateway", []string{"new", "old"}, func(c *cluster) { forceDetach(c, "ext4", c.stores[1].process) }},
 	} {
 		passed := t.Run(s.name, func(t *testing.T) {
 			begin := time.Now()

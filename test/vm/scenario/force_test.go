@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -20,12 +21,14 @@ import (
 // it for itself; and the old device ends in errors, not in a hang.
 func TestForceDetach(t *testing.T) {
 	for _, fs := range []string{"", "ext4", "xfs"} {
-		t.Run("of "+map[bool]string{true: "a raw device", false: fs}[fs == ""], func(t *testing.T) { forceDetach(single(t, "old", "new"), fs) })
+		t.Run("of "+map[bool]string{true: "a raw device", false: fs}[fs == ""], func(t *testing.T) { forceDetach(single(t, "old", "new"), fs, nil) })
 	}
 }
 
-// forceDetach needs the nodes old and new.
-func forceDetach(c *cluster, fs string) {
+// forceDetach needs the nodes old and new. The silent process, if there is one, is that of
+// the old node's store: it stands still from before the detach until the new node has the
+// volume, and may not have noticed anything then.
+func forceDetach(c *cluster, fs string, silent *process) {
 	const size = 8 * mib
 	t := c.t
 	r := random(t)
@@ -42,6 +45,10 @@ func forceDetach(c *cluster, fs string) {
 	steady := startSteady(t, file, size, r)
 	steady.advance(t, 200, time.Minute)
 
+	if silent != nil {
+		silent.signal(syscall.SIGSTOP)
+		t.Cleanup(func() { silent.signal(syscall.SIGCONT) })
+	}
 	c.detach(v, "old")
 	limit := uint64(steady.writes.Load()) + 1 // the one under way may have come before the answer
 	gone := time.Now()
@@ -53,6 +60,9 @@ func forceDetach(c *cluster, fs string) {
 		at = filepath.Join(at, "steady")
 	}
 	before := numbersIn(t, at, size)
+	if silent != nil {
+		silent.signal(syscall.SIGCONT)
+	}
 	steady.waitError(t, gone, time.Minute)
 	after := numbersIn(t, at, size)
 	if worst := max(highest(before), highest(after)); worst > limit {

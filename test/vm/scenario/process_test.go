@@ -77,10 +77,15 @@ func (p *process) kill() {
 	if !p.running() {
 		p.t.Fatalf("%s has ended by itself: %s", p.name, p.tail(20))
 	}
-	if err := p.cmd.Process.Signal(syscall.SIGKILL); err != nil {
-		p.t.Fatalf("kill %s: %v", p.name, err)
-	}
+	p.signal(syscall.SIGKILL)
 	<-p.done
+}
+
+func (p *process) signal(sig syscall.Signal) {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(sig); err != nil {
+		p.t.Fatalf("signal %s: %v", p.name, err)
+	}
 }
 
 // stop ends the process in order, and hard if that takes too long.
