@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/strata-csi/strata/pkg/failpoint"
@@ -124,7 +125,8 @@ func (s *Service) place(ctx context.Context, p *plan, v pool.View, src *found) (
 	if err != nil {
 		return found{}, fmt.Errorf("volume %s: %w", p.Name, err)
 	}
-	if at.note != "" {
+	// A store that was given up has taken along what was to be made there.
+	if at.note != "" && !slices.Contains(v.Forgotten, at.note) {
 		return s.settle(ctx, p, at, at.note)
 	}
 	// Nothing was forwarded, so if anything was made, then here.

@@ -71,6 +71,43 @@ func TestUnknownStore(t *testing.T) {
 	r.wantErr(r.svc.Delete(t.Context(), strings.Replace(v.ID, ":p:", ":q:", 1)), store.ErrUnavailable, `pool "q"`)
 }
 
+// TestForwardedToALostStore: a volume that was under way on a store that is given up is
+// made on another one.
+func TestForwardedToALostStore(t *testing.T) {
+	r := newRig(t, 3)
+	full := r.addr[r.create(empty("x")).Store]
+	if err := r.svc.Delete(t.Context(), r.create(empty("x")).ID); err != nil {
+		t.Fatal(err)
+	}
+	r.net.SetFull(full, true)
+	lost := ""
+	r.net.SetFate(func(addr, op string) pooltest.Fate {
+		if op == "Create" && addr != full {
+			lost = addr
+			return pooltest.Refuse
+		}
+		return pooltest.Pass
+	})
+	_, err := r.svc.Create(t.Context(), empty("x"))
+	r.wantErr(err, store.ErrUnavailable, "refused")
+	r.net.SetFate(nil)
+	r.net.SetDown(lost, true)
+	_, err = r.svc.Create(t.Context(), empty("x"))
+	r.wantErr(err, store.ErrUnavailable, "is made there")
+	set := r.net.Pools(pool.Settings{Name: "p", Members: []string{full}})
+	defer set.Close()
+	if err := set.Forget(t.Context(), "p", r.uuid[lost]); err != nil {
+		t.Fatal(err)
+	}
+	if v := r.create(empty("x")); v.Store == r.uuid[lost] {
+		t.Errorf("made on %s", v.Store)
+	}
+	delete(r.stores, lost)
+	if n := r.images("x"); n != 1 {
+		t.Errorf("%d images", n)
+	}
+}
+
 // TestMovedVolume: a volume is found wherever it is, and keeps its id's meaning.
 func TestMovedVolume(t *testing.T) {
 	r := newRig(t, 2)
