@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -87,9 +88,11 @@ func (r *rig) random() *mrand.Rand {
 	return mrand.New(mrand.NewPCG(seed, 0))
 }
 
-// gateway is a strata store process, started again as often as it ends.
+// gateway is a process of strata, most often a store that serves the pool, started again
+// as often as it ends.
 type gateway struct {
 	r    *rig
+	args []string
 	dir  string
 	log  string
 	cmd  *exec.Cmd
@@ -98,11 +101,18 @@ type gateway struct {
 
 // newGateway makes one that is known by name; it does not run yet.
 func (r *rig) newGateway(name string) *gateway {
-	g := &gateway{r: r, dir: filepath.Join(r.c.Dir(), name), log: filepath.Join(r.c.Dir(), name+".log")}
+	g := r.newProcess(name)
+	g.args = []string{"store", "--backend", "rbd", "--data", g.dir, "--pools", r.pools, "--pool", "fast", "--allow-unsafe", "-v", "2"}
+	return g
+}
+
+// newProcess makes one with a directory of its own.
+func (r *rig) newProcess(name string, args ...string) *gateway {
+	g := &gateway{r: r, args: args, dir: filepath.Join(r.c.Dir(), name), log: filepath.Join(r.c.Dir(), name+".log")}
 	r.Cleanup(func() {
 		g.stop()
 		if r.Failed() {
-			r.Logf("last lines of gateway %s:\n%s", name, g.tail(40))
+			r.Logf("last lines of %s:\n%s", name, g.tail(40))
 		}
 	})
 	return g
@@ -118,9 +128,7 @@ func (g *gateway) begin(flags ...string) {
 	out, err := os.OpenFile(g.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	g.r.must(err)
 	defer out.Close()
-	g.cmd = exec.Command(bin, append([]string{
-		"store", "--backend", "rbd", "--data", g.dir, "--pools", g.r.pools, "--pool", "fast", "--allow-unsafe", "-v", "2",
-	}, flags...)...)
+	g.cmd = exec.Command(bin, append(slices.Clone(g.args), flags...)...)
 	g.cmd.Env = g.r.c.Env()
 	g.cmd.Stdout, g.cmd.Stderr = out, out
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
