@@ -96,6 +96,7 @@ func (c *cli) nodeFlags(cmd *cobra.Command, cfg *app.NodeConfig, indexes *indexR
 	f.StringVar(&cfg.Endpoint, "endpoint", c.env(endpointEnv), "CSI socket: unix:///PATH (env "+endpointEnv+"; default: none)")
 	f.StringVar(&cfg.Node, "node-id", "", "name of this node, as the CO knows it (default: the host's name)")
 	f.StringVar(&cfg.State, "state", nodeState, "directory for records of what is attached")
+	f.StringVar(&cfg.ProgramGroup, "program-cgroup", "", "control group (v2) outside of this process' container, in which programs that touch devices run: one that hangs there does not keep the container from being started anew (default: none)")
 	f.StringVar(&cfg.RegistrationDir, "registration-dir", "", "kubelet's directory for plugins (default: register nowhere)")
 	f.StringVar(&cfg.KubeletEndpoint, "kubelet-endpoint", "", "path of the CSI socket as kubelet sees it (default: that of --endpoint)")
 	f.Var(indexes, "nbd-range", "NBD devices to use: FIRST-LAST (default 64-1023)")

@@ -31,6 +31,9 @@ type NodeConfig struct {
 	Node string
 	// State is where records of what is attached are kept. It must outlive the process.
 	State string
+	// ProgramGroup is the directory of a control group (v2) for the programs that touch
+	// devices, outside of that of the process' container; see stage.Config. "" is none.
+	ProgramGroup string
 	// Endpoint is where CSI is served: unix:///path/csi.sock; "" serves none, for a host
 	// without a CO.
 	Endpoint string
@@ -111,7 +114,11 @@ func AttachSupported() error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(k.Supported(), k.Close(context.Background()))
+	err = k.Supported()
+	if errors.Is(err, attach.ErrStuck) {
+		return err // Close would wait for the kernel to answer
+	}
+	return errors.Join(err, k.Close(context.Background()))
 }
 
 // node makes the node's service. Without a recorder only the log hears of fenced volumes.
@@ -137,7 +144,7 @@ func (d *daemon) node(ctx context.Context, cfg NodeConfig, r *reach, recorder *k
 	}
 	s, err := stage.Open(ctx, stage.Config{
 		Dir: cfg.State, Node: cfg.Node, Finder: finder{r.pools}, Kernel: k, Dial: r.device,
-		Notify: notify, KeyLimit: limit,
+		Notify: notify, KeyLimit: limit, ProgramGroup: cfg.ProgramGroup,
 	})
 	if err != nil {
 		return nil, err

@@ -65,6 +65,8 @@ func (e *NodeEvents) Notify(ev stage.Event) {
 		log.Info("A record without device and mount was removed; the host was started anew")
 	case stage.Damaged:
 		log.Error(ev.Err, "A damaged record was put aside")
+	case stage.Ungrouped:
+		log.Info("Programs run in this process' own control group; one that hangs on a device keeps its container from being started anew", "err", ev.Err)
 	default:
 		log.Info("Event", "err", ev.Err)
 	}

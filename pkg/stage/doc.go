@@ -23,7 +23,8 @@
 //     it hangs; that is what makes them go on.
 //   - This process reads and writes no device: who waits for a dead link in the kernel
 //     cannot be killed, and this process must be free to bring the link back, or to be
-//     started anew. Programs that do it are processes of their own.
+//     started anew. Programs that do it are processes of their own, in a control group of
+//     their own: see programs.go.
 //   - An image is formatted only if nobody can have stored anything in it: see format.go.
 //   - A device whose publication was withdrawn is fenced: durably marked, disconnected,
 //     never connected again. Its I/O ends in errors instead of waiting for ever.

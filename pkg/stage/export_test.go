@@ -1,5 +1,11 @@
 package stage
 
+import (
+	"context"
+
+	utilexec "k8s.io/utils/exec"
+)
+
 // ErrProbe is errProbe.
 var ErrProbe = errProbe
 
@@ -10,4 +16,9 @@ func SetCrash(s *Service, f func(point string)) {
 		return
 	}
 	s.point.crash.Store(&f)
+}
+
+// NewPrograms is newPrograms.
+func NewPrograms(ctx context.Context, group string) (utilexec.Interface, error) {
+	return newPrograms(ctx, group)
 }

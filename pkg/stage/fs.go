@@ -97,6 +97,9 @@ func (s *Service) repair(ctx context.Context, fsType, device string) error {
 	}
 	out, err := s.cfg.Exec.CommandContext(ctx, "fsck."+fsType, "-p", device).CombinedOutput()
 	var exit utilexec.ExitError
+	if errors.As(err, &exit) && !exit.Exited() {
+		return fmt.Errorf("fsck.%s %s: %w", fsType, device, err) // it was ended, and has found nothing
+	}
 	if errors.As(err, &exit) && exit.ExitStatus()&fsckUncorrected != 0 {
 		return fmt.Errorf("the file system on %s is damaged; run fsck.%s by hand on a clone or with the volume detached: %s: %w",
 			device, fsType, brief(out), store.ErrCorrupt)

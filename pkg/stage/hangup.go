@@ -49,8 +49,11 @@ func (h *hangups) add(sock *os.File, name string) error {
 	fd := int(sock.Fd())
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.names[int32(fd)] = name // #nosec G115 -- an open descriptor
-	return h.control(unix.EPOLL_CTL_ADD, fd, unix.EPOLLRDHUP|unix.EPOLLONESHOT)
+	if err := h.control(unix.EPOLL_CTL_ADD, fd, unix.EPOLLRDHUP|unix.EPOLLONESHOT); err != nil {
+		return err
+	}
+	h.names[int32(fd)] = name // #nosec G115 -- an open descriptor; wait looks at names after the lock
+	return nil
 }
 
 // remove ends the watching of a socket; to be called before it is closed.

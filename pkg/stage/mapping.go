@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/strata-csi/strata/pkg/store"
 )
@@ -67,6 +68,9 @@ func (s *Service) mapIt(ctx context.Context, v *volume, info store.Info, t Ticke
 			return err
 		}
 	}
+	if err := s.unpublished(ctx, v, t, info.ID); err != nil {
+		return err
+	}
 	u := new(undo)
 	err := func() error {
 		r := &record{Volume: v.id, Phase: PhaseAttaching, Ticket: t, Mapped: true, Source: info.ID, Ref: ref}
@@ -98,6 +102,29 @@ func (s *Service) mapIt(ctx context.Context, v *volume, info store.Info, t Ticke
 	}()
 	if err != nil {
 		return u.fail(ctx, err)
+	}
+	return nil
+}
+
+// unpublished fails if this node has a publication already. The store would give the same
+// one again, and unmap would withdraw it from the volume that it is for.
+func (s *Service) unpublished(ctx context.Context, v *volume, t Ticket, id store.ID) error {
+	if err := s.alone(v, id); err != nil {
+		return err
+	}
+	t.Image = id
+	conn, _, err := s.find(ctx, t)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := s.bound(ctx)
+	defer cancel()
+	pubs, err := conn.API.Publications(ctx, id)
+	if err != nil {
+		return fmt.Errorf("ask for publications of image %s: %w", id, err)
+	}
+	if slices.ContainsFunc(pubs, func(p store.Publication) bool { return p.Node == s.cfg.Node }) {
+		return fmt.Errorf("image %s is published to this node already; if no volume needs that, end it with strata unpublish: %w", id, store.ErrInUse)
 	}
 	return nil
 }
@@ -164,11 +191,26 @@ func (s *Service) unmap(ctx context.Context, v *volume) error {
 	if err != nil {
 		return fmt.Errorf("find store %s to withdraw the publication: %w", r.Ticket.Store, err)
 	}
-	if err := conn.API.Unpublish(ctx, r.Source, s.cfg.Node); err != nil && !errors.Is(err, store.ErrNotFound) {
+	if err := s.withdraw(ctx, conn, r); err != nil && !errors.Is(err, store.ErrNotFound) {
 		return fmt.Errorf("withdraw the publication: %w", err)
 	}
 	s.point.Hit("stage.unmap.unpublished")
 	return s.drop(v)
+}
+
+// withdraw gives the publication of a mapping back. One that this node was given after it
+// was withdrawn by somebody else is not the mapping's.
+func (s *Service) withdraw(ctx context.Context, conn Connection, r *record) error {
+	if r.Ticket.Epoch != 0 { // else a crash came between, and what this node has is of it
+		pubs, err := conn.API.Publications(ctx, r.Source)
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(pubs, func(p store.Publication) bool { return p.Node == s.cfg.Node && p.Epoch == r.Ticket.Epoch }) {
+			return nil
+		}
+	}
+	return conn.API.Unpublish(ctx, r.Source, s.cfg.Node)
 }
 
 // List tells of all volumes on this node, in the order of their ids.

@@ -7,11 +7,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 	"k8s.io/mount-utils"
 
+	"github.com/strata-csi/strata/pkg/attach"
 	"github.com/strata-csi/strata/pkg/store"
 )
 
@@ -56,6 +58,9 @@ func (s *Service) unmount(path string) error {
 			return nil
 		}
 		if err := s.cfg.Mounter.Unmount(path); err != nil {
+			if now, e := s.mountsAt(path); e == nil && len(now) < len(on) {
+				continue // somebody else was faster
+			}
 			return fmt.Errorf("unmount %s: %w", path, err)
 		}
 	}
@@ -102,19 +107,40 @@ func removeDir(path string) error {
 
 // quiesce makes sure that nothing mounts the device any more, in any mount namespace,
 // and writes back what is in its cache.
-func (s *Service) quiesce(ctx context.Context, device string) error {
-	// O_EXCL on a block device without O_CREAT asks that no file system or other owner
-	// has claimed it. To close the last descriptor writes back, so that is done before,
-	// elsewhere.
-	f, err := os.OpenFile(device, os.O_RDONLY|unix.O_EXCL, 0)
+//
+// The device is opened here only after a program has done so and has flushed it: the
+// first one to open a device reads its partitions, the last one to close it writes back,
+// and both wait for the store without end.
+func (s *Service) quiesce(ctx context.Context, r *record) error {
+	devices, err := s.cfg.Kernel.Find(ctx, backendOf(r.Ticket))
+	if err != nil {
+		return fmt.Errorf("look for %s: %w", r.Device, err)
+	}
+	if !slices.ContainsFunc(devices, func(d attach.Device) bool { return d.Index == r.Index }) {
+		return nil // it was ended
+	}
+	if err := s.flush(ctx, r.Device); err != nil {
+		return err
+	}
+	err = unclaimed(r.Device)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV):
 		return nil
 	case errors.Is(err, unix.EBUSY):
-		return fmt.Errorf("%s is still mounted, perhaps in a container that has not ended: %w", device, ErrState)
-	case err != nil:
-		return fmt.Errorf("open %s: %w", device, err)
+		return fmt.Errorf("%s is still mounted, perhaps in a container that has not ended: %w", r.Device, ErrState)
 	}
-	defer f.Close()
-	return s.flush(ctx, device)
+	return err
+}
+
+// unclaimed fails with EBUSY if a file system or another owner has claimed a device: that
+// is what O_EXCL without O_CREAT asks of one.
+func unclaimed(device string) error {
+	f, err := os.OpenFile(device, os.O_RDONLY|unix.O_EXCL, 0)
+	if err != nil {
+		return fmt.Errorf("claim the device: %w", err)
+	}
+	if err := f.Close(); err != nil {
+		return fmt.Errorf("close %s: %w", device, err)
+	}
+	return nil
 }

@@ -5,12 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"strconv"
 	"strings"
 
 	utilexec "k8s.io/utils/exec"
+
+	"github.com/strata-csi/strata/pkg/store"
 )
 
 // content is what a probe has found on a device.
@@ -57,46 +57,41 @@ func (s *Service) probe(ctx context.Context, device string, size int64) (content
 }
 
 // readEdges checks the size and reads both ends of a device. It tells whether they hold
-// zeros only. Reading is left to a process of its own: where it hangs because the store is
-// away, this one must be free to bring the store's link back, or to be started anew.
+// zeros only. Opening and reading is left to a process of its own: where it hangs because
+// the store is away, this one must be free to bring the store's link back, or to be started
+// anew.
 func (s *Service) readEdges(ctx context.Context, device string, size int64) (blank bool, err error) {
-	if err := checkSize(device, size); err != nil {
+	n := min(edge, size)
+	first, err := s.read(ctx, device, 0, n)
+	if err != nil {
 		return false, err
 	}
-	n := min(edge, size)
-	blank = true
-	for _, off := range []int64{0, size - n} {
-		cmd := s.cfg.Exec.CommandContext(ctx, "dd", "if="+device, "bs="+strconv.Itoa(edge), "status=none",
-			"iflag=direct,fullblock,skip_bytes,count_bytes", "skip="+strconv.FormatInt(off, 10), "count="+strconv.FormatInt(n, 10))
-		var said bytes.Buffer
-		cmd.SetStderr(&said)
-		data, err := cmd.Output()
-		if err != nil {
-			return false, fmt.Errorf("read %s with dd: %w: %s", device, err, brief(said.Bytes()))
-		}
-		if int64(len(data)) != n {
-			return false, fmt.Errorf("dd reads %d bytes of %s at %d, want %d", len(data), device, off, n)
-		}
-		blank = blank && len(bytes.Trim(data, "\x00")) == 0
+	// A little more is asked for than there should be, to see that there is no more.
+	last, err := s.read(ctx, device, size-n, n+store.Block)
+	if err != nil {
+		return false, err
 	}
-	return blank, nil
+	if int64(len(first)) != n || int64(len(last)) != n {
+		return false, fmt.Errorf("%s has not the size of the image, %d bytes: at its ends, %d and %d bytes could be read of %d",
+			device, size, len(first), len(last), n)
+	}
+	return allZero(first) && allZero(last), nil
 }
 
-func checkSize(device string, size int64) error {
-	f, err := os.Open(device)
+// read reads up to n bytes of a device past the page cache.
+func (s *Service) read(ctx context.Context, device string, off, n int64) ([]byte, error) {
+	cmd := s.cfg.Exec.CommandContext(ctx, "dd", "if="+device, "bs="+strconv.Itoa(edge), "status=none",
+		"iflag=direct,fullblock,skip_bytes,count_bytes", "skip="+strconv.FormatInt(off, 10), "count="+strconv.FormatInt(n, 10))
+	var said bytes.Buffer
+	cmd.SetStderr(&said)
+	data, err := cmd.Output()
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("read %s with dd: %w: %s", device, err, brief(said.Bytes()))
 	}
-	defer f.Close()
-	end, err := f.Seek(0, io.SeekEnd)
-	if err != nil {
-		return err
-	}
-	if end != size {
-		return fmt.Errorf("%s has %d bytes, the image has %d", device, end, size)
-	}
-	return nil
+	return data, nil
 }
+
+func allZero(data []byte) bool { return len(bytes.Trim(data, "\x00")) == 0 }
 
 // blkidNothing is blkid's exit code for "nothing found", blkidMany that for
 // contradictory marks.

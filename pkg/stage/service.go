@@ -13,6 +13,7 @@ import (
 	"k8s.io/mount-utils"
 	utilexec "k8s.io/utils/exec"
 
+	"github.com/strata-csi/strata/pkg/attach"
 	"github.com/strata-csi/strata/pkg/failpoint"
 	"github.com/strata-csi/strata/pkg/store"
 )
@@ -29,6 +30,11 @@ type Config struct {
 	// Mounter and Exec are the system's if nil.
 	Mounter mount.Interface
 	Exec    utilexec.Interface
+	// ProgramGroup is the directory of a control group (v2) in which the system's Exec
+	// starts programs, made if it is not there; "" leaves them in that of the process. It
+	// must not be below that of the process' container, and be nobody else's. Where it
+	// cannot be had, an event tells so.
+	ProgramGroup string
 	// Notify hears of what happens unasked; nil is allowed. It must not block.
 	Notify func(Event)
 	// CallTimeout bounds one call to a store, or one dialling of it; 0 means 20 s.
@@ -47,13 +53,6 @@ func (c *Config) fill() error {
 	if c.Dir == "" || c.Node == "" || c.Finder == nil || c.Kernel == nil || c.Dial == nil {
 		return fmt.Errorf("open stage: directory, node name, finder, kernel and dialler are needed: %w", store.ErrInvalid)
 	}
-	if c.Mounter == nil {
-		// A mount of ours has no process that systemd would have to keep alive.
-		c.Mounter = mount.NewWithoutSystemd("")
-	}
-	if c.Exec == nil {
-		c.Exec = utilexec.New()
-	}
 	if c.Notify == nil {
 		c.Notify = func(Event) {}
 	}
@@ -70,6 +69,20 @@ func (c *Config) fill() error {
 	return nil
 }
 
+// equip fills in what programs are started with.
+func (c *Config) equip(ctx context.Context) {
+	if c.Exec == nil {
+		p, why := newPrograms(ctx, c.ProgramGroup)
+		if why != nil {
+			c.Notify(Event{Kind: Ungrouped, Err: why})
+		}
+		c.Exec = p
+	}
+	if c.Mounter == nil {
+		c.Mounter = NewMounter(c.Exec)
+	}
+}
+
 // Service is the node. Its methods may be called concurrently.
 type Service struct {
 	cfg    Config
@@ -80,6 +93,8 @@ type Service struct {
 	resize *mount.ResizeFs
 	point  points
 	hangs  *hangups
+	// orphans are the devices without a record that Open has found.
+	orphans []attach.Device
 
 	mu      sync.Mutex
 	closed  bool
@@ -111,6 +126,7 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
+	cfg.equip(ctx) // not before the directory is this process' own
 	s := &Service{
 		cfg: cfg, book: b, resize: mount.NewResizeFs(cfg.Exec),
 		volumes: make(map[string]*volume), gates: make(map[string]chan struct{}),
@@ -130,6 +146,9 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 	s.work.Go(s.listen)
 	s.work.Go(s.hear)
 	s.work.Go(s.register)
+	for _, d := range s.orphans {
+		s.work.Go(func() { s.orphan(d) })
+	}
 	return s, nil
 }
 

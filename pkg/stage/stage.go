@@ -230,7 +230,7 @@ func (s *Service) dismantle(ctx context.Context, v *volume) error {
 	}
 	if r.Attached && r.Fenced == "" {
 		v.at("being flushed")
-		if err := s.quiesce(ctx, r.Device); err != nil {
+		if err := s.quiesce(ctx, r); err != nil {
 			return err
 		}
 	}

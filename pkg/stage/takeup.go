@@ -8,8 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-
-	"golang.org/x/sys/unix"
+	"time"
 
 	"github.com/strata-csi/strata/pkg/attach"
 	"github.com/strata-csi/strata/pkg/store"
@@ -36,7 +35,7 @@ func (s *Service) takeUp(ctx context.Context) error {
 	for _, d := range devices {
 		ours := slices.ContainsFunc(records, func(r *record) bool { return backendOf(r.Ticket) == d.Backend })
 		if !ours {
-			s.orphan(ctx, d)
+			s.orphans = append(s.orphans, d)
 		}
 	}
 	return nil
@@ -61,12 +60,11 @@ func (s *Service) reconcile(v *volume, devices []attach.Device) error {
 		// Its publication stands, so it is given a device again: see linked.
 		return s.update(v, func(r *record) { r.Attached = false })
 	case at == "":
+		var left error
 		if r.MadeDir {
-			if err := removeDir(r.Staging); err != nil {
-				return err
-			}
+			left = removeDir(r.Staging) // what else is in there is not of this volume
 		}
-		s.tell(v, Dropped, 0, nil)
+		s.tell(v, Dropped, 0, left)
 		return s.drop(v)
 	case r.Attached && r.Fenced == "":
 		why := fmt.Errorf("its device %s was ended by somebody else, and is mounted at %s still: %w", r.Device, at, store.ErrFenced)
@@ -89,23 +87,29 @@ func (s *Service) inUseAt(r *record) (string, error) {
 	return r.Staging, nil
 }
 
-// orphan ends a device that no record speaks of, unless somebody uses it.
-func (s *Service) orphan(ctx context.Context, d attach.Device) {
-	err := s.unused(d)
+// orphan ends a device that no record speaks of, unless somebody uses it. Looking at it
+// hangs if its store is away, so nothing waits for that but Close: nobody can bring its
+// link back, as the right to it was in the record.
+func (s *Service) orphan(d attach.Device) {
+	late := time.AfterFunc(s.cfg.CallTimeout, func() {
+		s.cfg.Notify(Event{Kind: Orphan, Device: d.Path, Err: fmt.Errorf("%s has no record, and does not answer; to make its I/O fail: nbd-client -d %s: %w", d.Path, d.Path, store.ErrUnavailable)})
+	})
+	defer late.Stop()
+	err := s.unused(s.quit, d)
 	if err == nil {
-		err = s.cfg.Kernel.Disconnect(ctx, d)
+		err = s.cfg.Kernel.Disconnect(s.quit, d)
 	}
 	s.cfg.Notify(Event{Kind: Orphan, Device: d.Path, Err: err})
 }
 
 // unused fails if a device is mounted, claimed or open as far as can be seen from here.
-func (s *Service) unused(d attach.Device) error {
-	f, err := os.OpenFile(d.Path, os.O_RDONLY|unix.O_EXCL, 0)
-	if err != nil {
-		return fmt.Errorf("%s has no record, and is claimed by something: %w", d.Path, err)
+// Like quiesce, it has a program open and flush the device first.
+func (s *Service) unused(ctx context.Context, d attach.Device) error {
+	if err := s.flush(ctx, d.Path); err != nil {
+		return fmt.Errorf("%s has no record: %w", d.Path, err)
 	}
-	if err := f.Close(); err != nil {
-		return fmt.Errorf("close %s: %w", d.Path, err)
+	if err := unclaimed(d.Path); err != nil {
+		return fmt.Errorf("%s has no record, and is claimed by something: %w", d.Path, err)
 	}
 	points, err := nodeMounts(d.Path)
 	if err != nil {

@@ -131,6 +131,9 @@ const (
 	Dropped EventKind = "record dropped"
 	// Damaged: a file of records cannot be read and was put aside.
 	Damaged EventKind = "record damaged"
+	// Ungrouped: programs run in the control group of this process. One that hangs may
+	// keep its container from being started anew.
+	Ungrouped EventKind = "programs not in a group of their own"
 	// Unregistered: the node's note could not be written at some store.
 	Unregistered EventKind = "not registered"
 )

@@ -39,7 +39,7 @@ func New(dir string, real bool) (*World, error) {
 	w.Kernel.Loop = real
 	w.Mounter = &Mounter{Interface: mount.NewFakeMounter(nil)}
 	if real {
-		w.Mounter.Interface = mount.NewWithoutSystemd("")
+		w.Mounter.Interface = stage.NewMounter(utilexec.New())
 	} else {
 		w.Kernel.Open = w.Mounter.has
 	}
