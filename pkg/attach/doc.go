@@ -49,16 +49,17 @@
 // each (which makes it hold the sockets) if the server can be reached; a device whose
 // server cannot be reached is left alone, it may well work. Devices without a record are
 // ended by Disconnect if nothing has them mounted. Start Watch before anything can break:
-// of a connection that died unwatched the server knows, since the kernel closes it.
+// of a connection that died unwatched the server knows, since the kernel closes it. Watch
+// also takes back what a Resize has set whose process died in its midst.
 //
 // Replace a connection that works (limit of a key, another transport): Replace. The new
 // connection needs a new generation too: bytes that the old one has sent and the server
 // not yet read must never be carried out after newer ones.
 //
-// Grow: the store, then Replace if the server goes by the size of the handshake, as ours
-// does, then Resize, then the file system. Do not have the server end the connection
-// while Resize runs, other than by Restore and Replace, which wait for it: newer kernels
-// let requests finish first, under the lock that a reconnect needs.
+// Grow: the store, then Resize, then the file system. A server that goes by the size of
+// the handshake, as ours does not, needs a Replace before Resize. Do not have the server
+// end the connection while Resize runs, other than by Restore and Replace, which wait for
+// it: newer kernels let requests finish first, under the lock that a reconnect needs.
 //
 // Detach: unmount, then Disconnect, then tell the store. If Disconnect returns ErrStuck,
 // have the server end the connection (unpublish, fence) and try again. This can be only

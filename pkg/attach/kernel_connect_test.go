@@ -123,7 +123,7 @@ func TestKernelStaleTimeout(t *testing.T) {
 	case <-time.After(2 * time.Second):
 	}
 	gone(t, k, d)
-	if err := <-reads; err == nil {
+	if err := receive(t, "the read", reads); err == nil {
 		t.Error("a read of a device that was ended succeeded")
 	}
 }

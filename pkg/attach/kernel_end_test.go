@@ -27,11 +27,11 @@ func TestKernelDisconnectUnansweredServer(t *testing.T) {
 	})
 	read := make(chan error, 1)
 	go func() { _, err := pread(d, 65536); read <- err }()
-	<-reached
+	receive(t, "a request at the server", reached)
 	if err := within(t, patience, "disconnect", func() error { return k.Disconnect(t.Context(), d) }); err != nil {
 		t.Fatal(err)
 	}
-	if err := <-read; err == nil {
+	if err := receive(t, "the read", read); err == nil {
 		t.Error("the read succeeded")
 	}
 }
@@ -163,7 +163,7 @@ func TestKernelDisconnectDeadDevice(t *testing.T) {
 	if err := within(t, patience, "disconnect", func() error { return k.Disconnect(t.Context(), d) }); err != nil {
 		t.Fatal(err)
 	}
-	if err := <-read; err == nil {
+	if err := receive(t, "the read", read); err == nil {
 		t.Error("the read succeeded")
 	}
 }
@@ -193,10 +193,8 @@ func TestKernelWatch(t *testing.T) {
 			return false
 		}
 	})
-	if err := k.Restore(t.Context(), d, s.dial); err != nil {
-		t.Fatal(err)
-	}
+	restore(t, k, d, s.dial)
 	holds(t, d, s.disk, "reported and restored")
 	cancel()
-	<-ended
+	receive(t, "the end of Watch", ended)
 }

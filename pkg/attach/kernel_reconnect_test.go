@@ -43,20 +43,18 @@ func TestKernelReconnectReplays(t *testing.T) {
 				b, err := preadFile(f, 65536)
 				inFlight <- fmt.Sprintf("%.9s %v", b, err)
 			}()
-			<-reached
+			receive(t, "a request at the server", reached)
 			s.cut()
 			close(release)
 			s.die()
 			go func() { waiting <- pwrite(d, 4096, "while it was dead") }()
 			s.start()
-			if err := within(t, patience, "restore", func() error { return k.Restore(t.Context(), d, s.dial) }); err != nil {
-				t.Fatal(err)
-			}
+			restore(t, k, d, s.dial)
 			back := time.Now()
-			if err := <-waiting; err != nil {
+			if err := receive(t, "the waiting write", waiting); err != nil {
 				t.Errorf("waiting write: %v", err)
 			}
-			if got := <-inFlight; got != "under way <nil>" {
+			if got := receive(t, "the read under way", inFlight); got != "under way <nil>" {
 				t.Errorf("the read under way brought %q", got)
 			}
 			if took := time.Since(back); took > 2*timer {
@@ -206,8 +204,6 @@ func TestKernelDeadTimeout(t *testing.T) {
 	err := within(t, patience, "read of a dead device", func() error { _, err := pread(d, 0); return err })
 	wantErr(t, err, unix.EIO)
 	s.start()
-	if err := k.Restore(t.Context(), d, s.dial); err != nil {
-		t.Fatal(err)
-	}
+	restore(t, k, d, s.dial)
 	holds(t, d, s.disk, "revived")
 }

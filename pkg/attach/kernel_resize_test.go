@@ -3,6 +3,7 @@
 package attach
 
 import (
+	"context"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -65,7 +66,7 @@ func TestKernelResizeNeedsHealth(t *testing.T) {
 	})
 	wrote := make(chan error, 1)
 	go func() { wrote <- pwrite(d, 0, "held back") }()
-	<-reached
+	receive(t, "a request at the server", reached)
 	wantErr(t, resize(), ErrUnhealthy)
 
 	// What Resize avoids: newer kernels wait for the write, older ones do not mind.
@@ -82,7 +83,7 @@ func TestKernelResizeNeedsHealth(t *testing.T) {
 		wantErr(t, within(t, patience, "reconnect", func() error { return k.Reconnect(t.Context(), d, s.request()) }), ErrStuck)
 	}
 	close(held)
-	if err := <-wrote; err != nil {
+	if err := receive(t, "the write", wrote); err != nil {
 		t.Error(err)
 	}
 	eventually(t, "the size arrives", func() bool { now, err := k.same(d); return err == nil && now.Size == 2<<20 })
@@ -109,7 +110,7 @@ func TestKernelResizeCaught(t *testing.T) {
 	k.cfg.dial = func() (*genetlink.Conn, error) {
 		if dials.Add(1) == 2 { // the limits are in place, the size comes next
 			go func() { wrote <- pwrite(d, 0, "under way") }()
-			<-reached
+			<-reached // the resize as a whole is bounded
 			time.AfterFunc(200*time.Millisecond, func() { s.cut(); close(held); s.die() })
 		}
 		return genetlink.Dial(nil)
@@ -118,16 +119,46 @@ func TestKernelResizeCaught(t *testing.T) {
 	if err != nil {
 		wantErr(t, err, ErrStuck)
 	}
-	<-held
+	receive(t, "the release", held)
 	eventually(t, "the server is gone", func() bool { return s.stopped() })
 	s.start()
-	if err := within(t, patience, "restore", func() error { return k.Restore(t.Context(), d, s.dial) }); err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("the write under way: %v", <-wrote)
+	restore(t, k, d, s.dial)
+	t.Logf("the write under way: %v", receive(t, "the write under way", wrote))
 	holds(t, d, disk, "after")
 	eventually(t, "the timer is back", func() bool { now, err := k.timer(d.Index); return err == nil && now == k.cfg.IOTimeout })
 	slowRead(t, d, s, 5*time.Second)
+}
+
+// A process died in the middle of a resize; the next one's watch takes its limits away,
+// although the connection works and nobody replaces it.
+func TestKernelWatchResetsLimits(t *testing.T) {
+	k, disk := kernel(t, Config{IOTimeout: 2 * time.Second}), newDisk(1<<20, 512)
+	s := serve(t, disk, "unix")
+	d := connect(t, k, s.request())
+	if err := k.exec(timeoutsMessage(d, time.Second, time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	later := kernel(t, Config{IOTimeout: 2 * time.Second, Poll: time.Hour})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { defer close(ended); later.Watch(ctx, func(int) {}) }()
+	eventually(t, "the timer is back", func() bool { now, err := k.timer(d.Index); return err == nil && now == 2*time.Second })
+	cancel()
+	receive(t, "the end of Watch", ended)
+	slowRead(t, d, s, 5*time.Second)
+	s.die()
+	read := make(chan error, 1)
+	go func() { _, err := pread(d, 0); read <- err }()
+	select {
+	case err := <-read:
+		t.Errorf("a read failed in spite of the dead-connection timeout: %v", err)
+	case <-time.After(4 * time.Second):
+	}
+	s.start()
+	restore(t, later, d, s.dial)
+	if err := receive(t, "the read", read); err != nil {
+		t.Error(err)
+	}
 }
 
 // A process died in the middle of a resize; the next one's reconnect takes its limits
@@ -141,9 +172,7 @@ func TestKernelReconnectResetsLimits(t *testing.T) {
 	}
 	s.cut()
 	later := kernel(t, Config{IOTimeout: 2 * time.Second})
-	if err := later.Restore(t.Context(), d, s.dial); err != nil {
-		t.Fatal(err)
-	}
+	restore(t, later, d, s.dial)
 	if now, err := k.timer(d.Index); now != 2*time.Second || err != nil {
 		t.Errorf("the timer is %v (%v)", now, err)
 	}

@@ -175,7 +175,11 @@ func (s *server) die() {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	_ = srv.Close(ctx)
-	<-done
+	select {
+	case <-done:
+	case <-ctx.Done():
+		s.t.Error("the server does not end")
+	}
 }
 
 func (s *server) ended() {
@@ -309,6 +313,27 @@ func within(t *testing.T, bound time.Duration, what string, fn func() error) err
 	case <-time.After(bound):
 		t.Fatalf("%s takes longer than %v", what, bound)
 		return nil
+	}
+}
+
+// receive waits for what a goroutine of the test has to tell.
+func receive[T any](t *testing.T, what string, from <-chan T) (v T) {
+	t.Helper()
+	limit := time.NewTimer(patience)
+	defer limit.Stop()
+	select {
+	case v = <-from:
+	case <-limit.C:
+		t.Fatalf("%s: nothing within %v", what, patience)
+	}
+	return v
+}
+
+// restore is Restore within bounds.
+func restore(t *testing.T, k *Kernel, d Device, dial Dial) {
+	t.Helper()
+	if err := within(t, patience, "restore", func() error { return k.Restore(t.Context(), d, dial) }); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -66,8 +66,8 @@ func (k *Kernel) resize(ctx context.Context, d Device, size int64) error {
 // after one cfg.armed and fail after another. The request timer comes first, so that
 // requests already under way have that long too.
 //
-// If this process dies in between, the limits stay until the next Reconnect, which sees
-// it by the timer.
+// If this process dies in between, the limits stay until the next one's Watch, or
+// Reconnect, which see it by the timer.
 func (k *Kernel) grow(ctx context.Context, d Device, size int64) error {
 	disarm := func() error {
 		return errors.Join(k.exec(timeoutsMessage(d, 0, k.cfg.DeadTimeout)), k.writeSettings(d.Index, k.cfg.IOTimeout))

@@ -120,6 +120,46 @@ func TestResizeWaitsForQuiet(t *testing.T) {
 	wg.Wait()
 }
 
+// Watch takes away what a resize has left, and leaves other devices alone.
+func TestWatchResets(t *testing.T) {
+	f := newFake(t)
+	k := f.kernel(nil)
+	d, _ := mustConnect(t, k)
+	whole, _ := mustConnect(t, k)
+	other, _ := mustConnect(t, k)
+	f.write("30000\n", k.sys(d.Index), "queue", "io_timeout")
+	f.write("30000\n", k.sys(other.Index), "queue", "io_timeout")
+	f.write("qemu\n", k.sys(other.Index), "backend")
+	later := f.kernel(func(c *Config) { c.Poll = time.Hour })
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { later.Watch(ctx, func(int) {}) })
+	c, stop := context.WithTimeout(t.Context(), time.Minute)
+	defer stop()
+	err := until(c, time.Millisecond, func() (bool, error) {
+		now, err := later.timer(d.Index)
+		return now == later.cfg.IOTimeout, err
+	})
+	cancel()
+	wg.Wait()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sent := f.sent(cmdReconfigure)
+	if len(sent) != 1 || sent[0].index != d.Index || sent[0].backend != d.Backend || sent[0].numbers[attrDeadTimeout] != 7*24*3600 {
+		t.Fatalf("messages are %+v", sent)
+	}
+	if v, ok := sent[0].numbers[attrTimeout]; !ok || v != 0 {
+		t.Errorf("message is %+v", sent[0])
+	}
+	if now, _ := later.timer(other.Index); now != 30*time.Second {
+		t.Errorf("another's device was set to %v", now)
+	}
+	if now, _ := later.timer(whole.Index); now != later.cfg.IOTimeout {
+		t.Errorf("a device that was as it should be was set to %v", now)
+	}
+}
+
 // Reconnect takes away what a resize has left that did not come to its end.
 func TestReconnectResets(t *testing.T) {
 	f := newFake(t)

@@ -16,6 +16,9 @@ import (
 // kernel's reports cannot be had, fn is called for every device of ours every
 // Config.Poll; where some were lost, once. fn must not block; one Watch never calls it
 // twice at once.
+//
+// First of all it sets devices right that a process has left which died in the middle of
+// a Resize: their I/O would fail when a store is away for half a minute.
 func (k *Kernel) Watch(ctx context.Context, fn func(index int)) {
 	leave, err := k.join()
 	if err != nil {
@@ -25,6 +28,7 @@ func (k *Kernel) Watch(ctx context.Context, fn func(index int)) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(k.quit, cancel)()
+	k.heal(ctx)
 	for ctx.Err() == nil {
 		if err := k.listen(ctx, fn); is(err, unix.ENOBUFS) {
 			k.remind(ctx, fn) // reports were lost
@@ -38,6 +42,39 @@ func (k *Kernel) Watch(ctx context.Context, fn func(index int)) {
 			pause.Stop()
 		}
 	}
+}
+
+// heal takes the limits of a Resize away from devices that still have them, which their
+// request timer tells. What fails here is done by the next Reconnect.
+func (k *Kernel) heal(ctx context.Context) {
+	ours, err := k.Devices(ctx)
+	if err != nil {
+		return
+	}
+	for _, d := range ours {
+		if timer, err := k.timer(d.Index); err == nil && timer != k.cfg.IOTimeout {
+			_ = k.disarm(ctx, d)
+		}
+	}
+}
+
+// disarm is heal for one device, when nobody else of this process works on it.
+func (k *Kernel) disarm(ctx context.Context, d Device) error {
+	_, leave, err := k.enter(ctx, d.Index)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	if _, err := k.same(d); err != nil {
+		return err
+	}
+	if timer, err := k.timer(d.Index); err != nil || timer == k.cfg.IOTimeout {
+		return err // it was being made, or resized, and all is well
+	}
+	if err := k.call(ctx, timeoutsMessage(d, 0, k.cfg.DeadTimeout), func(error, bool) {}); err != nil {
+		return err
+	}
+	return k.tune(ctx, d.Index, k.cfg.IOTimeout)
 }
 
 func (k *Kernel) remind(ctx context.Context, fn func(index int)) {
