@@ -16,6 +16,8 @@ type Server struct {
 	storepb.UnimplementedStoreServer
 	full store.Full
 	nbd  []string
+	// resizing keeps a size from changing between a look at it and what follows.
+	resizing turns
 }
 
 // NewServer makes a server of full. nbd are the endpoints where its bytes are
@@ -59,11 +61,6 @@ func (s *Server) Stat(ctx context.Context, r *storepb.ObjectRequest) (*storepb.I
 // Lookup implements storepb.StoreServer.
 func (s *Server) Lookup(ctx context.Context, r *storepb.LookupRequest) (*storepb.Info, error) {
 	return oneInfo(s.full.Lookup(ctx, r.GetRef()))
-}
-
-// Resize implements storepb.StoreServer.
-func (s *Server) Resize(ctx context.Context, r *storepb.ResizeRequest) (*storepb.Info, error) {
-	return oneInfo(s.full.Resize(ctx, store.ID(r.GetImage()), r.GetSize()))
 }
 
 // Modify implements storepb.StoreServer.
