@@ -14,7 +14,7 @@ import (
 )
 
 // hurry is a time that slow stores cannot keep and that ends no test.
-var hurry = pool.Options{ProbeTimeout: pooltest.Patience / 2}
+func hurry() pool.Options { return pool.Options{ProbeTimeout: pooltest.Patience / 2} }
 
 // TestFindWaitsForASlowStore: a member that lives and does not answer a discovery in time
 // is found by whoever has the time; a dead one is not, and says why.
@@ -23,13 +23,13 @@ func TestFindWaitsForASlowStore(t *testing.T) {
 	_, a := n.Add("a:1")
 	_, b := n.Add("b:1")
 	_, c := n.Add("c:1")
-	set := open(t, n, hurry, list("a:1", "b:1", "c:1"))
+	set := open(t, n, hurry(), list("a:1", "b:1", "c:1"))
 	if v := view(t, set); v.Err() != nil {
 		t.Fatal(v.Err())
 	}
 	n.SetSlow("b:1", true)
 	n.SetDown("c:1", true)
-	for name, s := range map[string]*pool.Set{"known": set, "restarted": open(t, n, hurry, list("a:1", "b:1", "c:1"))} {
+	for name, s := range map[string]*pool.Set{"known": set, "restarted": open(t, n, hurry(), list("a:1", "b:1", "c:1"))} {
 		v := view(t, s)
 		if _, ok := v.Member(b); ok || len(v.Members) != 1 {
 			t.Fatalf("%s: the view waited: %+v", name, v)
@@ -57,7 +57,7 @@ func TestFindWaitsForTheOnlyStore(t *testing.T) {
 	_, a := n.Add("a:1")
 	view(t, open(t, n, pool.Options{}, list("a:1")))
 	n.SetSlow("a:1", true)
-	set := open(t, n, hurry, list("a:1"))
+	set := open(t, n, hurry(), list("a:1"))
 	if m, err := set.Find(t.Context(), "p", a); err != nil || m.UUID != a || !m.Joined {
 		t.Errorf("%+v, %v", m, err)
 	}
@@ -72,7 +72,7 @@ func TestReachJudges(t *testing.T) {
 	n.Add("a:1")
 	_, b := n.Add("b:1")
 	settings := list("a:1", "b:1")
-	set := open(t, n, hurry, settings)
+	set := open(t, n, hurry(), settings)
 	view(t, set)
 	lost := func() pool.View { // b is missing
 		t.Helper()
