@@ -210,3 +210,48 @@ func TestSlowStoreIsCleaned(t *testing.T) {
 	r.net.SetSlow("b:1", false)
 	r.wantClean(0, 0)
 }
+
+// TestSlowCopyIsCleaned: so is that of a volume which was still being copied.
+func TestSlowCopyIsCleaned(t *testing.T) {
+	r := newRig(t, 2)
+	src, _ := r.filled("src", 4*mib)
+	from, to := "a:1", "b:1"
+	if r.addr[src.Store] != from {
+		from, to = to, from
+	}
+	r.net.SetFull(from, true)
+	r.net.SetFate(func(_, op string) pooltest.Fate {
+		if op == "ReadAt" {
+			return pooltest.Hold
+		}
+		return pooltest.Pass
+	})
+	_, err := r.svc.Create(t.Context(), volume.CreateRequest{Name: "copy", Volume: src.ID})
+	r.wantErr(err, store.ErrBusy, "")
+	r.until("the copy has begun", func() bool { return r.images("copy") == 1 })
+	info, err := r.stores[to].Lookup(t.Context(), "copy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := strings.NewReplacer(string(src.Info.ID), string(info.ID), src.Store, r.uuid[to]).Replace(src.ID)
+	removed := false
+	r.net.SetFate(func(addr, op string) pooltest.Fate {
+		removed = removed || op == "Remove" && addr == to
+		if removed && op == "SwapNote" {
+			return pooltest.Refuse
+		}
+		return pooltest.Pass
+	})
+	r.wantErr(r.svc.Delete(t.Context(), id), store.ErrUnavailable, "refused")
+	r.net.SetFate(nil)
+	r.net.SetFull(from, false)
+	r.unhurried()
+	r.net.SetSlow(to, true)
+	for _, v := range []string{id, src.ID} {
+		if err := r.svc.Delete(t.Context(), v); err != nil {
+			t.Error(err)
+		}
+	}
+	r.net.SetSlow(to, false)
+	r.wantClean(0, 0)
+}
