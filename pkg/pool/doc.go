@@ -30,6 +30,9 @@
 //     empty directory, and must not be taken for it.
 //   - A view in which anything is missing says so (View.Err); a pool of which no store
 //     answers is unavailable, never empty.
+//   - A view waits for no store longer than Options.ProbeTimeout, so that the dead hold
+//     nobody up. A store that lives and is slow is missing in it, and can still be had by
+//     who needs just that one: Find and Reach wait for as long as their caller does.
 //   - A forgotten store that comes back stays out until it is admitted again.
 //
 // The package dials through a function it is given, so it knows no transport. It does

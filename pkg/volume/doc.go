@@ -10,6 +10,9 @@
 //   - anchor: the store whose notebook decides where a volume is made. For a clone it is
 //     its source's store; else it follows from the volume's name and the members of the
 //     pool.
+//   - near: a request may say how far nodes are from where its volume is wanted. It is a
+//     wish: the nearest store with room gets a new volume, any other will do, and a clone
+//     stays with its source.
 //   - copy: a volume under way from one store to another. It has an image, and a note
 //     that says so; without the note it is a volume like any other.
 //
