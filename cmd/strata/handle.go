@@ -7,9 +7,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/strata-csi/strata/pkg/app"
 	"github.com/strata-csi/strata/pkg/store"
 	"github.com/strata-csi/strata/pkg/storeapi"
-	"github.com/strata-csi/strata/pkg/volume"
 )
 
 // poolNote is the note of a store that names the pool which it belongs to.
@@ -37,7 +37,7 @@ func (c *cli) handleCmd() *cobra.Command {
 				return err
 			}
 		}
-		handle, err := volume.Handle(pool, i, status.UUID)
+		handle, err := app.VolumeHandle(pool, i, status.UUID)
 		if err != nil {
 			return err
 		}
