@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/strata-csi/strata/pkg/storeapi"
 	"github.com/strata-csi/strata/test/ceph/cluster"
 )
 
@@ -54,8 +55,15 @@ func (d target) awaitNode(t *testing.T, name string) {
 	defer cancel()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	for s := d.store(t); ; {
-		_, err := s.Note(ctx, "node/"+name)
+	var s *storeapi.Client
+	for {
+		_, err := os.Stat(filepath.Join(d.data, "api.sock"))
+		if err == nil && s == nil {
+			s = d.store(t) // which looks what there is
+		}
+		if err == nil {
+			_, err = s.Note(ctx, "node/"+name)
+		}
 		if err == nil {
 			return
 		}
