@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -13,7 +14,7 @@ import (
 )
 
 // widest is where lines of a description are cut.
-const widest = 240
+const widest = 320
 
 // describe prints what tells the cause of a failure in fewer lines than people look at
 // the end of a log: the namespace, its events, what its pods wrote, what strata and the
@@ -35,7 +36,7 @@ func (s *space) describe() {
 	show("objects", 9, get("-n", s.name, "get", "pods,pvc", "--no-headers", "-o",
 		"custom-columns=K:.kind,N:.metadata.name,P:.status.phase,ON:.spec.nodeName,V:.spec.volumeName,DEL:.metadata.deletionTimestamp"))
 	show("events", 9, get("-n", s.name, "get", "events", "--no-headers", "--field-selector", "type!=Normal", "--sort-by=.lastTimestamp",
-		"-o", "custom-columns=AT:.lastTimestamp,K:.involvedObject.kind,N:.involvedObject.name,R:.reason,S:.message"))
+		"-o", "custom-columns=AT:.lastTimestamp,N:.involvedObject.name,R:.reason,S:.message"))
 	show("attachments with errors", 3, get("get", "volumeattachments", "-o",
 		`jsonpath={range .items[?(@.status.attachError)]}{.spec.nodeName} {.spec.source.persistentVolumeName} {.status.attachError.message}{"\n"}{end}`))
 	for _, p := range s.pods(s.name) {
@@ -60,22 +61,30 @@ func (s *space) describe() {
 // kernelWords match what the kernel says of block devices and file systems.
 var kernelWords = regexp.MustCompile(`(?m)^.*(nbd|EXT4|XFS|I/O error|hung|BUG|WARNING).*(\n.*(nbd|EXT4|XFS|I/O error|hung|BUG|WARNING).*)*`)
 
-// complaints are the lines of a log that tell of an error.
+// complaints are the errors that a log tells of, with their time and cause; of those that
+// are told again and again, the last.
 func complaints(log string) string {
 	var all []string
 	for line := range strings.Lines(log) {
-		if strings.HasPrefix(line, "E") || strings.Contains(line, "err=") || strings.Contains(line, `"error"`) {
-			all = append(all, strings.TrimSpace(line))
+		head, cause, found := strings.Cut(strings.TrimSpace(line), " err=")
+		if !found {
+			continue
 		}
+		said := func(other string) bool { return strings.HasSuffix(other, cause) }
+		all = append(slices.DeleteFunc(all, said), head[:min(len(head), len("I1122 22:36:00"))]+" "+cause)
 	}
 	return strings.Join(all, "\n")
 }
+
+// noise is what says in every message of kubelet which volume it is of, and in whose words.
+var noise = regexp.MustCompile(`(for volume "[^"]*" : )?(rpc error: )+| {2,}`)
 
 // last returns the last lines of a text, each cut where it gets too wide.
 func last(text string, lines int) string {
 	all := strings.Split(strings.TrimSpace(text), "\n")
 	all = all[max(0, len(all)-lines):]
 	for i, line := range all {
+		line = noise.ReplaceAllString(line, " ")
 		all[i] = line[:min(len(line), widest)]
 	}
 	return strings.Join(all, "\n")
