@@ -88,17 +88,14 @@ func (h *host) restartNode() {
 
 // tearDown takes everything back, also when a test has failed.
 func (h *host) tearDown() {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
 	if h.svc != nil {
 		for _, v := range h.svc.List() {
-			for _, target := range v.Targets {
-				_ = h.svc.Unpublish(ctx, v.Volume, target.Path)
-			}
-			_ = h.svc.Unstage(ctx, v.Volume, v.Path)
+			h.takeBack(v)
 		}
 	}
 	h.close()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
 	devices, err := h.kernel.Devices(ctx)
 	if err != nil || len(devices) > 0 {
 		h.t.Errorf("devices %v left (%v)", devices, err)
@@ -107,6 +104,15 @@ func (h *host) tearDown() {
 		_ = h.kernel.Disconnect(ctx, d)
 	}
 	_ = h.kernel.Close(ctx)
+}
+
+func (h *host) takeBack(v stage.Volume) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	for _, target := range v.Targets {
+		_ = h.svc.Unpublish(ctx, v.Volume, target.Path)
+	}
+	_ = h.svc.Unstage(ctx, v.Volume, v.Path)
 }
 
 // start is the start of the store's process.
