@@ -84,7 +84,7 @@ func TestKernelHungProgram(t *testing.T) {
 			h.must(h.kernel.Close(t.Context()))
 			h.kill()
 
-			leader := h.containered(box, v.Device, group)
+			leader := h.contained(box, v.Device, group)
 			where := box
 			if apart {
 				where = group
@@ -118,8 +118,8 @@ func TestKernelHungProgram(t *testing.T) {
 	}
 }
 
-// containered starts the helper in a control group, as a container's first process.
-func (h *host) containered(box, device, group string) *exec.Cmd {
+// contained starts the helper in a control group, as a container's first process.
+func (h *host) contained(box, device, group string) *exec.Cmd {
 	h.t.Helper()
 	dir, err := os.Open(box)
 	h.must(err)
