@@ -221,6 +221,10 @@ func (a *adoption) finish(t *meta.Tx) error {
 		})
 	}
 	t.DropIntent(a.intent.ID)
+	if m := t.Meta; m.Version < meta.Version { // so that no older program takes others' for its own
+		m.Version = meta.Version
+		t.PutMeta(m)
+	}
 	policy := a.s.policy(row.Policy)
 	if flatten.Decide(policy, t.Depth(row.ID)) != flatten.Link {
 		if c := flatten.Choose(a.s.path(t.State, row.ID), policy.Soft); c.Image != "" && !c.Already {

@@ -12,6 +12,8 @@
 //     whoever finds its member gone.
 //   - lease: a lock with a time limit that tells others that a member lives. Only what one
 //     without a lease has left unfinished is taken over.
+//   - adopted: an image that others have made and that is the installation's since then. It
+//     keeps its name; a mark in its header says whose it is.
 //   - cut: a clone link that a flatten has cut while gateways may still read past it.
 //   - handle: an image or snapshot that this process has open, shared by all its users.
 //
@@ -30,6 +32,10 @@
 //     cut, and would read zeros where the old parent was.
 //   - A roll-back that was interrupted is done again only after the image's object map was
 //     made true: librbd replaces the map first and trusts it then.
+//   - Nothing that belongs to others is changed or deleted: neither what an adopted image was
+//     cloned from, nor what others have cloned from it. Those keep it, hidden, in the trash.
+//   - A clone link that others cut above an adopted image is looked for every second, and
+//     taken for a cut of ours: what is open below is opened anew.
 //   - Nothing copies data within a request. Flatten and deletion are jobs.
 //
 // # What librbd makes different from the embedded store

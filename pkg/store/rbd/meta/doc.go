@@ -11,12 +11,15 @@
 //   - making: an object whose parts in the cluster are not complete. It has a name, it
 //     counts as a reference to its parent, and nobody sees it.
 //   - removed: an object that nobody sees any more and that something still needs.
+//   - adopted: made by others, and the installation's since then.
+//   - foreign: an ancestor of an adopted image, which others have. Its row stands for a part
+//     of a lineage only.
 //   - garbage: what nothing needs and may be deleted from the cluster.
 //
 // # Invariants
 //
 //   - A transaction takes effect wholly or not at all, and only on the state it saw.
-//   - A row of an image outlives the image in the cluster; so what has no row and bears
+//   - A row of an image outlives the image in the cluster; so, adopted ones apart, what has no row and bears
 //     the installation's prefix is a leak.
 //   - An image's row stays while a row names it as parent, so lineage and depth are true
 //     whatever was removed.

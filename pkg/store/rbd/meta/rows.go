@@ -170,8 +170,9 @@ type Meta struct {
 	Version int    `json:"version"`
 }
 
-// Version is the format of the rows.
-const Version = 1
+// Version is the format of the rows. Since 2 there are images that belong to others, or
+// have their names; catalogues of 1 become such by the first adoption.
+const Version = 2
 
 // Keys. What users choose is written in hexadecimal, which keeps its order.
 func imageKey(id store.ID) string { return "image/" + string(id) }
