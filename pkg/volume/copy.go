@@ -94,9 +94,7 @@ func (s *Service) copyTo(ctx context.Context, p *plan, m pool.Member, src *found
 		return found{}, s.abandon(ctx, c, fmt.Errorf("volume %s: %w", p.Name, err))
 	}
 	spec := p.spec(nil, size)
-	if p.BlockSize == 0 {
-		spec.BlockSize = src.info.BlockSize
-	}
+	spec.BlockSize = src.info.BlockSize
 	info, err := s.make(ctx, m, spec)
 	if err != nil {
 		return found{}, s.abandon(ctx, c, fmt.Errorf("volume %s: %w", p.Name, err))

@@ -201,3 +201,23 @@ func TestHardLimit(t *testing.T) {
 	}
 	r.wantClean(5, 0)
 }
+
+// TestBlockSizeIsTheSources: what counts in blocks of one size is of no use in blocks of
+// another, so a class does not change it, neither for a clone nor for a copy.
+func TestBlockSizeIsTheSources(t *testing.T) {
+	r := newRig(t, 2)
+	small := empty("small")
+	small.BlockSize = 512
+	src := r.create(small)
+	s, err := r.svc.CreateSnapshot(t.Context(), "s", src.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, full := range map[string]bool{"clone": false, "copy": true} {
+		r.net.SetFull(r.addr[src.Store], full)
+		v := r.create(volume.CreateRequest{Name: name, Snapshot: s.ID, BlockSize: 4096})
+		if v.Info.BlockSize != 512 || (v.Store == src.Store) == full {
+			t.Errorf("%s: %+v", name, v)
+		}
+	}
+}

@@ -76,7 +76,8 @@ type CreateRequest struct {
 	Volume   string
 	// CloneMode is one of package pool's, "" for the pool's.
 	CloneMode string
-	// BlockSize is 512 or 4096, 0 for the source's or the pool's.
+	// BlockSize is 512 or 4096, 0 for the pool's. A volume made from another one has that
+	// one's, whatever is asked for: partition tables and some file systems count in it.
 	BlockSize int
 	Tuning    Tuning
 	// Use fingerprints how the volume is going to be used; opaque.
@@ -226,7 +227,7 @@ func (p *plan) spec(src *store.Info, size int64) store.Spec {
 		}
 		return spec
 	}
-	spec.Parent = src.ID
+	spec.Parent, spec.BlockSize = src.ID, src.BlockSize
 	spec.Flatten = p.mode != pool.CloneCOW
 	if src.Policy.Soft == anyDepth {
 		spec.Policy = flatten.Resolve(spec.Policy)
