@@ -38,6 +38,9 @@ func TestForeignLineage(t *testing.T) {
 		tx.Cut("img")
 	})
 	d.update(d.a, func(tx *meta.Tx) {
+		for id := range tx.Cuts {
+			tx.Seen(id, "the last that had it open")
+		}
 		for parent := store.ID("mid"); parent != ""; {
 			parent = tx.DropForeign(parent)
 		}
