@@ -111,3 +111,31 @@ func TestMapOutlivesItsCaller(t *testing.T) {
 		return ok && v.Phase == stage.PhaseReady
 	})
 }
+
+// The process ends between the making of a mapping's device, anew after the host's start,
+// and its record: the next one makes no second.
+func TestReattachAcrossACrash(t *testing.T) {
+	r, ctx := newRig(t, false), t.Context()
+	m, err := r.svc.Map(ctx, stage.MapRequest{Pool: stagetest.Pool, Ref: r.Store.Info(r.image(1, 16*mib, nil)).Name})
+	r.must(err)
+	r.Store.Kill()
+	r.close()
+	r.must(r.Kernel.Boot())
+	r.open()
+	if !r.crashing("stage.attach.connected", 1, func(ctx context.Context) error {
+		r.Store.Start()
+		<-ctx.Done()
+		return nil
+	}) {
+		t.Fatal("the point was not reached")
+	}
+	r.restart()
+	r.await(stage.LinkBack, m.Volume)
+	devices, err := r.Kernel.Devices(ctx)
+	r.must(err)
+	if v, _ := r.volume(m.Volume); len(devices) != 1 || v.Device != devices[0].Path {
+		t.Errorf("devices %v, mapped as %q", devices, v.Device)
+	}
+	r.must(r.svc.Unmap(ctx, m.Volume))
+	r.clean("at the end")
+}

@@ -241,6 +241,11 @@ func (s *Service) disconnect(ctx context.Context, v *volume) error {
 		}
 		return nil
 	}
+	return s.endUnrecorded(ctx, r)
+}
+
+// endUnrecorded ends devices of a volume whose record knows of none.
+func (s *Service) endUnrecorded(ctx context.Context, r *record) error {
 	devices, err := s.cfg.Kernel.Find(ctx, backendOf(r.Ticket))
 	if errors.Is(err, attach.ErrUnsupported) {
 		return nil // then there is none

@@ -302,6 +302,10 @@ func (s *Service) adopted(v *volume, r *record, l *link) error {
 
 // reattach makes the device of a mapped volume anew, after the host was started anew.
 func (s *Service) reattach(v *volume, conn Connection, info store.Info) error {
+	// An attempt that ended before it was recorded may have left a device.
+	if err := s.endUnrecorded(s.quit, v.record()); err != nil {
+		return err
+	}
 	return s.connect(s.quit, v, conn, info, new(undo))
 }
 
