@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
 	"github.com/strata-csi/strata/pkg/storeapi"
 	"github.com/strata-csi/strata/test/ceph/cluster"
 )
@@ -48,13 +50,14 @@ func TestSanityOverCeph(t *testing.T) {
 	run(t, d, nil, "mount", "block")
 }
 
-// awaitNode waits until the store serves and knows a node.
+// awaitNode waits until the store knows a node, and the controller can ask the store.
 func (d target) awaitNode(t *testing.T, name string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
+	controller := csi.NewControllerClient(dial(t, d.controller))
 	var s *storeapi.Client
 	for {
 		_, err := os.Stat(filepath.Join(d.data, "api.sock"))
@@ -65,12 +68,15 @@ func (d target) awaitNode(t *testing.T, name string) {
 			_, err = s.Note(ctx, "node/"+name)
 		}
 		if err == nil {
+			_, err = controller.ListVolumes(ctx, &csi.ListVolumesRequest{})
+		}
+		if err == nil {
 			return
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			t.Fatalf("the store does not know node %s: %v", name, err)
+			t.Fatalf("not ready to serve node %s: %v", name, err)
 		}
 	}
 }
