@@ -25,13 +25,13 @@ func TestFenced(t *testing.T) {
 	}
 	_, err = r.svc.Expand(ctx, req.Volume, req.Path, 0)
 	wantErr(t, err, store.ErrFenced, "withdrawn")
-	attempts := r.Store.Attempts()
+	dials := r.Store.Dials()
 	r.restart()
 	if h, _ = r.svc.Health(req.Volume); h.Fenced == "" {
 		t.Error("fencing was forgotten")
 	}
-	if n := r.Store.Attempts(); n > attempts {
-		t.Errorf("%d more attempts to connect", n-attempts)
+	if n := r.Store.Dials(); n > dials {
+		t.Errorf("%d more attempts to connect", n-dials)
 	}
 	if !r.alive(imageID(2)) {
 		t.Error("the other volume has lost its link")

@@ -32,13 +32,13 @@ type Store struct {
 	// Local makes it tell tokens, as a store on the node's own host does.
 	Local bool
 
-	mu       sync.Mutex
-	uuid     string
-	down     bool
-	images   map[store.ID]*image
-	notes    map[string]string
-	epoch    uint64
-	attempts int
+	mu     sync.Mutex
+	uuid   string
+	down   bool
+	images map[store.ID]*image
+	notes  map[string]string
+	epoch  uint64
+	dials  int
 }
 
 type image struct {
@@ -145,11 +145,11 @@ func (s *Store) Generations() (all []uint64) {
 	return all
 }
 
-// Attempts counts the calls of Find so far.
-func (s *Store) Attempts() int {
+// Dials counts the attempts to connect that have reached the store so far.
+func (s *Store) Dials() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.attempts
+	return s.dials
 }
 
 // enter begins a call. The caller unlocks mu if there is no error.
@@ -176,9 +176,6 @@ func (s *Store) find(id store.ID) (*image, error) {
 
 // Find implements stage.Finder.
 func (s *Store) Find(_ context.Context, pool, _ string) (stage.Connection, error) {
-	s.mu.Lock()
-	s.attempts++
-	s.mu.Unlock()
 	if err := s.enter("Find"); err != nil {
 		return stage.Connection{}, err
 	}
@@ -218,6 +215,7 @@ func (s *Store) Dial(_ context.Context, _ nbd.Target, export string) (*os.File, 
 		return nil, nbd.Negotiated{}, err
 	}
 	defer s.mu.Unlock()
+	s.dials++
 	f := strings.Split(export, "/") // pub/<id>/<epoch>/<token>/<generation>
 	epoch, _ := strconv.ParseUint(f[2], 10, 64)
 	generation, _ := strconv.ParseUint(f[4], 10, 64)
