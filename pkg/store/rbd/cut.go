@@ -67,19 +67,9 @@ func (s *Store) follow(ctx context.Context, made store.ID) error {
 	if len(cuts) == 0 {
 		return nil
 	}
-	s.opening.Lock() // who is opening an image has read its header, perhaps too early
-	open := s.handles.all()
-	s.opening.Unlock()
 	for _, c := range cuts {
-		for _, h := range open {
-			below := false
-			_ = s.cat.Peek(func(st *meta.State) error { below = st.Below(h.obj.Image.ID, c.Image); return nil })
-			if !below || h.obj.Snap == nil && h.obj.Image.ID == made {
-				continue
-			}
-			if err := s.reopen(h); err != nil {
-				return fmt.Errorf("open %s anew: %w", h.obj.Ref(), classify(err))
-			}
+		if err := s.followOne(ctx, c, made); err != nil {
+			return err
 		}
 		if err := s.update(ctx, func(t *meta.Tx) error {
 			if parent := t.Seen(c.ID, s.o.Member); parent != "" {
@@ -88,6 +78,26 @@ func (s *Store) follow(ctx context.Context, made store.ID) error {
 			return nil
 		}); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+func (s *Store) followOne(ctx context.Context, c meta.Cut, made store.ID) error {
+	below := func(id store.ID) (yes bool) {
+		_ = s.cat.Peek(func(st *meta.State) error { yes = st.Below(id, c.Image); return nil })
+		return yes
+	}
+	// Who is opening an image has read its header, perhaps too early.
+	if err := s.opening.wait(ctx, below); err != nil {
+		return err
+	}
+	for _, h := range s.handles.all() {
+		if !below(h.obj.Image.ID) || h.obj.Snap == nil && h.obj.Image.ID == made {
+			continue
+		}
+		if err := s.reopen(h); err != nil {
+			return fmt.Errorf("open %s anew: %w", h.obj.Ref(), classify(err))
 		}
 	}
 	return nil

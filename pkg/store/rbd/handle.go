@@ -73,8 +73,7 @@ func (s *Store) hold(ctx context.Context, id store.ID, user bool, find func(*met
 	}); err != nil {
 		return nil, err
 	}
-	s.opening.RLock()
-	defer s.opening.RUnlock()
+	defer s.opening.begin(obj.Image.ID)()
 	s.handles.mu.Lock()
 	h := s.handles.byID[id]
 	s.handles.mu.Unlock()

@@ -25,7 +25,7 @@ type Store struct {
 	load    *jobs.Load
 	keys    keyLocks
 	handles registry
-	opening sync.RWMutex  // held shared from the opening of an image until handles has it
+	opening openings
 	slots   chan struct{} // of I/O in the library
 	bulk    bulk
 	closes  atomic.Int64
