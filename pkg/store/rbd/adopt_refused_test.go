@@ -74,12 +74,12 @@ func (b *bench) lines(image string, lines []string) {
 // refused requires that an image is not adopted, and not changed by the attempt.
 func (b *bench) refused(image string, is error, says string) {
 	b.Helper()
-	before := string(b.rbd("info", image)) + string(b.rbd("image-meta", "ls", image))
+	before := b.described(image) + string(b.rbd("image-meta", "ls", image))
 	_, err := b.s.Adopt(b.Context(), store.Adoption{Source: image})
 	if !errors.Is(err, is) || !strings.Contains(err.Error(), says) {
 		b.Errorf("adopting %s answers %v, want one that says %q", image, err, says)
 	}
-	if after := string(b.rbd("info", image)) + string(b.rbd("image-meta", "ls", image)); after != before {
+	if after := b.described(image) + string(b.rbd("image-meta", "ls", image)); after != before {
 		b.Errorf("the attempt has changed %s from\n%s\nto\n%s", image, before, after)
 	}
 }
