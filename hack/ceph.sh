@@ -2,8 +2,14 @@
 # Runs what needs a real Ceph cluster: installs Debian's packages (as root), builds with
 # cgo and the tags that Debian 12's librbd needs, and runs the tests of the backend, the
 # scenarios with real gateways and csi-sanity, each package with clusters of its own on
-# loopback. `hack/ceph.sh install` only installs; other arguments go to go test. Exits
-# with 3 when packages are missing that it may not install.
+# loopback. Exits with 3 when packages are missing that it may not install.
+#
+#   hack/ceph.sh [ARGUMENT...]       all of it; arguments go to go test
+#   hack/ceph.sh tier [ARGUMENT...]  without what takes minutes a test; it ends with the
+#                                    names of what it has left out
+#   hack/ceph.sh long [ARGUMENT...]  what that leaves out, and 500 rounds of snapshot,
+#                                    restore and deletion of the parent
+#   hack/ceph.sh install             only installs
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -47,5 +53,19 @@ export CGO_ENABLED=1
 bin=$(mktemp -d "${TMPDIR:-/tmp}/strata-ceph.XXXXXX")
 trap 'rm -rf "$bin"' EXIT
 go build -tags "$tags" -o "$bin/strata" ./cmd/strata
-STRATA_CEPH_BIN=$bin/strata go test -tags "$tags" -v -count=1 -timeout 40m "$@" \
-  ./pkg/store/rbd/... ./test/ceph/... ./test/sanity
+export STRATA_CEPH_BIN=$bin/strata
+
+# Tests that take minutes: rounds, kills at random, load of long, restarts of daemons.
+long='^Test(Rounds|KilledAnywhere|ConformanceLargeObjects|DaemonsAreRestartedUnderLoad|ChainIsFlattenedUnderLoad|GatewayIsKilledWhileItFlattens)$'
+packages_tested=(./pkg/store/rbd/... ./test/ceph/... ./test/sanity)
+
+mode=${1:-}
+[[ $mode != tier && $mode != long ]] || shift
+case $mode in
+  tier)
+    go test -tags "$tags" -v -count=1 -timeout 40m -skip "$long" "$@" "${packages_tested[@]}"
+    echo "ceph: not run here, but by hack/ceph.sh long: $long and 500 rounds"
+    ;;
+  long) STRATA_CEPH_ROUNDS=500 go test -tags "$tags" -v -count=1 -timeout 90m -run "$long" "$@" "${packages_tested[@]}" ;;
+  *) go test -tags "$tags" -v -count=1 -timeout 40m "$@" "${packages_tested[@]}" ;;
+esac
