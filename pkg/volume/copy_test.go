@@ -128,6 +128,7 @@ func (r *rig) halfway(req volume.CreateRequest, home string) (release func()) {
 	r.net.SetFate(func(_, op string) pooltest.Fate {
 		if op == "WriteAt" && writes.Add(1) > 3 {
 			<-hold
+			return pooltest.Refuse // else it could end before the controller does
 		}
 		return pooltest.Pass
 	})

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/strata-csi/strata/pkg/pool"
@@ -189,10 +190,12 @@ func TestSlowStoreIsCleaned(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	removed := false
+	var removed atomic.Bool // a copy reads several pieces at once
 	r.net.SetFate(func(_, op string) pooltest.Fate {
-		removed = removed || op == "Remove"
-		if removed && op == "Note" {
+		if op == "Remove" {
+			removed.Store(true)
+		}
+		if removed.Load() && op == "Note" {
 			return pooltest.Refuse
 		}
 		return pooltest.Pass
@@ -234,10 +237,12 @@ func TestSlowCopyIsCleaned(t *testing.T) {
 		t.Fatal(err)
 	}
 	id := strings.NewReplacer(string(src.Info.ID), string(info.ID), src.Store, r.uuid[to]).Replace(src.ID)
-	removed := false
+	var removed atomic.Bool // a copy reads several pieces at once
 	r.net.SetFate(func(addr, op string) pooltest.Fate {
-		removed = removed || op == "Remove" && addr == to
-		if removed && op == "SwapNote" {
+		if op == "Remove" && addr == to {
+			removed.Store(true)
+		}
+		if removed.Load() && op == "SwapNote" {
 			return pooltest.Refuse
 		}
 		return pooltest.Pass
