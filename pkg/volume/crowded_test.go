@@ -116,9 +116,9 @@ func TestHeldCopyCanBeDeleted(t *testing.T) {
 	req := volume.CreateRequest{Name: "copy", Volume: src.ID, Required: 4 * mib}
 	other := map[string]string{"a:1": "b:1", "b:1": "a:1"}[home]
 	for range 2 {
+		before := held.Load()
 		_, err := r.svc.Create(t.Context(), req)
 		r.wantErr(err, store.ErrBusy, "is being copied")
-		before := held.Load()
 		r.until("a write is held", func() bool { return held.Load() > before })
 		i, err := r.stores[other].Lookup(t.Context(), "copy")
 		if err != nil {
@@ -129,10 +129,10 @@ func TestHeldCopyCanBeDeleted(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	before := held.Load()
 	if _, err := r.svc.Create(t.Context(), req); !errors.Is(err, store.ErrBusy) {
 		t.Fatal(err)
 	}
-	before := held.Load()
 	r.until("a write is held", func() bool { return held.Load() > before })
 	r.restart(pool.Settings{})
 	if n := r.images("copy"); n != 1 {
