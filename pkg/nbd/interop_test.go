@@ -34,7 +34,9 @@ func tool(t *testing.T, name string, args ...string) string {
 // wellKnown is a rig whose disk has data, zeroes and holes, on unix and TCP.
 func wellKnown(t *testing.T, block uint32) (r *rig, uris []string) {
 	r = newRig(t, 32<<20, Config{})
+	r.b.mu.Lock() // the race detector does not see that no client is there yet
 	r.d.info.MinBlock = block
+	r.b.mu.Unlock()
 	p := make([]byte, 3<<20)
 	rand.NewChaCha8([32]byte{1}).Read(p)
 	r.d.Write(p, 1<<20, false)
