@@ -46,6 +46,7 @@ func elsewhere() map[string]string {
 		"storeapi.PauseJob":     "steering jobs is the operator's",
 		"storeapi.ResumeJob":    "steering jobs is the operator's",
 		"storeapi.CancelJob":    "steering jobs is the operator's",
+		"storeapi.Adopt":        "adopting an image is the operator's, and of Ceph",
 		"storeapi.StartScrub":   "scrubs are the operator's",
 		"storeapi.StartFlatten": "flattening is the operator's; the driver queues it with the clone",
 		"volume.copy.doomed":    "deleting what is being copied: TestCopyDelete… of pkg/volume; no CO knows its id yet",
